@@ -1,0 +1,57 @@
+package disconnect
+
+import (
+	"strconv"
+	"strings"
+)
+
+// closeCodeBase is added to a reason's number to make a WebSocket close code.
+// 4000-4999 is for private use (RFC 6455 section 7.4.2): libraries and middleboxes
+// never send it, so such a code is proof that the peer itself closed.
+const closeCodeBase = 4000
+
+// maxCloseText is the room for text in a WebSocket close frame (RFC 6455 section
+// 5.5: 125 bytes of control payload less 2 for the code).
+const maxCloseText = 123
+
+// Goodbye is what whoever closes deliberately says last.
+type Goodbye struct {
+	Reason    Reason
+	Initiator Initiator
+	Detail    string
+}
+
+// On makes the goodbye an attribution of layer t.
+func (g Goodbye) On(t ConnectType) Attribution {
+	return Attribution{ConnectType: t, Reason: g.Reason, Initiator: g.Initiator, Detail: g.Detail}
+}
+
+// Goodbye returns what to tell the other end about a.
+func (a Attribution) Goodbye() Goodbye {
+	return Goodbye{Reason: a.Reason, Initiator: a.Initiator, Detail: a.Detail}
+}
+
+// CloseCode returns the WebSocket close code and text that carry g:
+// 4000 + reason, and "i=<initiator>;d=<detail>" of at most 123 bytes.
+func (g Goodbye) CloseCode() (code int, text string) {
+	text = "i=" + strconv.Itoa(int(g.Initiator)) + ";d=" + Scrub(g.Detail)
+	return closeCodeBase + int(g.Reason), truncate(text, maxCloseText)
+}
+
+// ParseCloseCode is the inverse of [Goodbye.CloseCode]. It reports false for a code
+// that does not carry a reason of the set.
+func ParseCloseCode(code int, text string) (Goodbye, bool) {
+	n := code - closeCodeBase
+	if n < 0 || n > 255 || !Reason(n).Valid() {
+		return Goodbye{}, false
+	}
+	g := Goodbye{Reason: Reason(n)}
+	head, detail, _ := strings.Cut(text, ";d=")
+	if num, ok := strings.CutPrefix(head, "i="); ok {
+		if i, err := strconv.ParseUint(num, 10, 8); err == nil && Initiator(i).Valid() {
+			g.Initiator = Initiator(i)
+		}
+	}
+	g.Detail = Scrub(detail)
+	return g, true
+}

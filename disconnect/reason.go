@@ -1,0 +1,141 @@
+package disconnect
+
+import (
+	"fmt"
+	"strconv"
+)
+
+// Reason is a category from the closed set of why a connection ended. Its numeric
+// value is stable: it is sent on the wire, stored, and added to 4000 to make a
+// WebSocket close code. Numbers of reasons that no code produces yet are reserved.
+type Reason uint8
+
+// Reasons. What each one means, and whether it is expected, stands in reasonTable.
+const (
+	Unknown Reason = 0
+
+	Graceful      Reason = 10
+	ClientClosed  Reason = 11
+	ProcessExited Reason = 12
+
+	ServerShutdown Reason = 20
+
+	AuthFailed        Reason = 30
+	LimitExceeded     Reason = 31
+	VersionMismatch   Reason = 32
+	ConnectionRefused Reason = 34
+
+	ProcessSignaled   Reason = 40
+	PeerCrashed       Reason = 43
+	SlowPeer          Reason = 45
+	ResourceExhausted Reason = 46
+	InternalError     Reason = 47
+
+	NetworkError       Reason = 50
+	NetworkTimeout     Reason = 51
+	ConnectionReset    Reason = 52
+	NetworkUnreachable Reason = 53
+	DNSFailure         Reason = 54
+	TLSFailure         Reason = 55
+
+	ProtocolError Reason = 60
+)
+
+type reasonInfo struct {
+	reason   Reason
+	name     string
+	expected bool
+	sentence string
+}
+
+// reasonTable is the closed set in ascending order of number.
+var reasonTable = []reasonInfo{
+	{Unknown, "unknown", false, "There is no evidence of why the connection ended; this is always a bug in Fairlead."},
+	{Graceful, "graceful", true, "The connection did its work and both ends closed it in order, without an error."},
+	{ClientClosed, "client_closed", true, "The client left on purpose while the session could have gone on."},
+	{ProcessExited, "process_exited", true, "The remote process ended by itself with a status other than zero; the connection did its job."},
+	{ServerShutdown, "server_shutdown", true, "The agent or server that served this connection was stopping; the connection was healthy."},
+	{AuthFailed, "auth_failed", false, "The identity was not accepted."},
+	{LimitExceeded, "limit_exceeded", false, "A quota, rate or connection limit was exceeded."},
+	{VersionMismatch, "version_mismatch", false, "The two ends have no protocol version in common."},
+	{ConnectionRefused, "connection_refused", false, "The host answered, but nothing is listening there."},
+	{ProcessSignaled, "process_signaled", false, "A signal that Fairlead did not send killed the session's process."},
+	{PeerCrashed, "peer_crashed", false, "The other process or its host died without saying goodbye."},
+	{SlowPeer, "slow_peer", false, "The other end did not read, or did not finish its handshake, in the time allowed."},
+	{ResourceExhausted, "resource_exhausted", false, "A host ran out of file descriptors, memory, disk or ports."},
+	{InternalError, "internal_error", false, "A bug: a panic, a failed self-check or an unexpected handler error."},
+	{NetworkError, "network_error", false, "The transport broke without a goodbye and without better evidence."},
+	{NetworkTimeout, "network_timeout", false, "The other end was silent for longer than allowed; nothing proves that it died."},
+	{ConnectionReset, "connection_reset", false, "A TCP reset ended the connection; the other end or a box between may have sent it."},
+	{NetworkUnreachable, "network_unreachable", false, "There was no route to the other end, or a link was down."},
+	{DNSFailure, "dns_failure", false, "A host name did not resolve."},
+	{TLSFailure, "tls_failure", false, "A certificate or a TLS handshake was not acceptable."},
+	{ProtocolError, "protocol_error", false, "Bytes arrived that were not valid in the protocol."},
+}
+
+// reserved holds the numbers whose reasons no code produces yet, so that nothing
+// else takes them.
+var reserved = map[Reason]string{
+	13: "session_replaced", 14: "path_migrated", 15: "suspended",
+	21: "workspace_stopped", 22: "admin_terminated", 23: "idle_timeout",
+	24: "session_limit", 25: "auth_revoked", 26: "auth_expired",
+	33: "duplicate_agent",
+	41: "oom_killed", 42: "workspace_evicted", 44: "peer_unresponsive", 48: "host_paused",
+	56: "relay_lost",
+}
+
+var (
+	reasonByNumber [256]*reasonInfo
+	reasonByName   = make(map[string]Reason, len(reasonTable))
+)
+
+func init() {
+	for i := range reasonTable {
+		info := &reasonTable[i]
+		reasonByNumber[info.reason] = info
+		reasonByName[info.name] = info.reason
+	}
+}
+
+// Reasons returns the whole set in ascending order of number.
+func Reasons() []Reason {
+	all := make([]Reason, len(reasonTable))
+	for i := range reasonTable {
+		all[i] = reasonTable[i].reason
+	}
+	return all
+}
+
+// String returns the reason's word, or "reason(N)" for a number outside the set.
+func (r Reason) String() string {
+	if info := reasonByNumber[r]; info != nil {
+		return info.name
+	}
+	return "reason(" + strconv.Itoa(int(r)) + ")"
+}
+
+// Valid reports whether r is a member of the set.
+func (r Reason) Valid() bool { return reasonByNumber[r] != nil }
+
+// Expected reports whether an ending for this reason is normal operation. A
+// number outside the set is not.
+func (r Reason) Expected() bool {
+	info := reasonByNumber[r]
+	return info != nil && info.expected
+}
+
+// Sentence explains the reason to a person.
+func (r Reason) Sentence() string {
+	if info := reasonByNumber[r]; info != nil {
+		return info.sentence
+	}
+	return "The other end gave a reason that this version does not know."
+}
+
+// ParseReason is the inverse of [Reason.String] for members of the set.
+func ParseReason(s string) (Reason, error) {
+	if r, ok := reasonByName[s]; ok {
+		return r, nil
+	}
+	return Unknown, fmt.Errorf("parse reason: %q is not a known reason", s)
+}
