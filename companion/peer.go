@@ -1,0 +1,229 @@
+package companion
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"time"
+
+	"fairlead.dev/fairlead/agent/proto"
+	"fairlead.dev/fairlead/disconnect"
+)
+
+const (
+	// retainEnded is how long the host still answers for a client that left.
+	retainEnded = 10 * time.Minute
+	// maxRemembered bounds the endings kept for a client whose stream is down.
+	maxRemembered = 32
+)
+
+// peer is what the host knows of one client. All fields are guarded by Host.mu but
+// addr and gone, which never change.
+//
+// Its states: unheard (flows, no hello yet) -> alive (hello; its stream may come
+// and go) -> ended (goodbye, or given up). A hello with another instance id makes
+// an ended peer alive again: another process took over the address.
+type peer struct {
+	addr     netip.Addr
+	gone     chan struct{} // closed when the peer ended
+	instance string        // empty before the first hello
+	stream   *stream       // nil while there is none
+	heardAt  time.Time
+	flows    map[uint16]string
+	recent   []remembered
+
+	ended   bool
+	ending  disconnect.Attribution
+	endedAt time.Time
+}
+
+// remembered is an ending to tell again when the client is back.
+type remembered struct {
+	flow, ended *proto.CompanionFrame
+}
+
+func (p *peer) remember(port uint16, id string, frame *proto.CompanionFrame) {
+	if len(p.recent) == maxRemembered {
+		p.recent = append(p.recent[:0], p.recent[1:]...)
+	}
+	p.recent = append(p.recent, remembered{flow: flowFrame(port, id), ended: frame})
+}
+
+// peerLocked returns the record of addr, and makes one with a running clock if
+// there is none.
+func (h *Host) peerLocked(addr netip.Addr) *peer {
+	if p := h.peers[addr]; p != nil {
+		return p
+	}
+	h.forgetEndedLocked()
+	p := &peer{addr: addr, gone: make(chan struct{}), heardAt: time.Now(), flows: make(map[uint16]string)}
+	h.peers[addr] = p
+	h.tasks.Go(func() { h.clock(p) })
+	return p
+}
+
+// attach makes s the stream of the client at addr. It returns a nil peer and the
+// ending when that very instance had ended before.
+func (h *Host) attach(addr netip.Addr, instance string, s *stream) (*peer, disconnect.Attribution) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	p := h.peers[addr]
+	if p != nil && p.ended {
+		if p.instance == instance || h.closing {
+			return nil, p.ending
+		}
+		flows := p.flows
+		delete(h.peers, addr)
+		p = h.peerLocked(addr)
+		p.flows = flows
+	}
+	if h.closing {
+		return nil, disconnect.Attribution{
+			ConnectType: disconnect.AgentToClient, Reason: disconnect.ServerShutdown, Initiator: disconnect.Agent,
+		}
+	}
+	if p == nil {
+		p = h.peerLocked(addr)
+	}
+	if p.stream != nil {
+		p.stream.cut()
+	}
+	p.instance, p.stream, p.heardAt = instance, s, time.Now()
+	for _, r := range p.recent {
+		s.send(r.flow)
+		s.send(r.ended)
+	}
+	for port, id := range p.flows {
+		s.send(flowFrame(port, id))
+	}
+	return p, disconnect.Attribution{}
+}
+
+// detach forgets that s was the stream of p. The client may come back.
+func (h *Host) detach(p *peer, s *stream) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if p.stream == s {
+		p.stream = nil
+	}
+}
+
+func (h *Host) heard(p *peer) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	p.heardAt = time.Now()
+}
+
+// left records a goodbye. The stream is cut, which tells the client that its word
+// was read, before the callback may take its time.
+func (h *Host) left(p *peer, s *stream, g disconnect.Goodbye) {
+	h.mu.Lock()
+	first := h.endLocked(p, g.On(disconnect.AgentToClient))
+	h.mu.Unlock()
+	s.cut()
+	if first && h.config.OnGoodbye != nil {
+		h.config.OnGoodbye(p.addr, g)
+	}
+}
+
+// broken judges the end of a stream without a goodbye. Only invalid bytes end the
+// client; after anything else it may come back until the outage limit.
+func (h *Host) broken(p *peer, s *stream, err error) {
+	if !errors.Is(err, errBadFrame) {
+		h.mu.Lock()
+		known := p.ended || p.stream != s
+		h.mu.Unlock()
+		if !known {
+			h.config.Logger.Debug("companion stream interrupted", "peer", p.addr.String(), "error", err)
+		}
+		return
+	}
+	a := badBytes(err)
+	h.mu.Lock()
+	first := h.endLocked(p, a)
+	h.mu.Unlock()
+	s.send(goodbyeFrame(a.Goodbye()))
+	h.drain(s)
+	if first {
+		h.givenUp(p, a)
+	}
+}
+
+// endLocked records the first terminal cause of p, and reports whether a is it.
+func (h *Host) endLocked(p *peer, a disconnect.Attribution) bool {
+	if p.ended {
+		return false
+	}
+	p.ended, p.ending, p.endedAt = true, a, time.Now()
+	close(p.gone)
+	return true
+}
+
+func (h *Host) givenUp(p *peer, a disconnect.Attribution) {
+	h.config.Logger.Debug("companion client given up", slog.String("peer", p.addr.String()), a.Attr())
+	if h.config.OnSilence != nil {
+		h.config.OnSilence(p.addr, a)
+	}
+}
+
+// clock waits until p is gone or was silent for longer than the outage limit.
+func (h *Host) clock(p *peer) {
+	timer := time.NewTimer(h.config.OutageLimit)
+	defer timer.Stop()
+	for {
+		select {
+		case <-p.gone:
+			return
+		case <-timer.C:
+		}
+		h.mu.Lock()
+		left := h.config.OutageLimit - time.Since(p.heardAt)
+		if left > 0 {
+			h.mu.Unlock()
+			timer.Reset(left)
+			continue
+		}
+		if p.instance == "" && len(p.flows) == 0 {
+			// It never said hello and has nothing open: there is nothing to end.
+			delete(h.peers, p.addr)
+			h.mu.Unlock()
+			return
+		}
+		a := disconnect.Attribution{
+			ConnectType: disconnect.AgentToClient,
+			Reason:      disconnect.NetworkTimeout,
+			Initiator:   disconnect.Network,
+			Detail:      fmt.Sprintf("nothing heard from the client for %v", h.config.OutageLimit),
+		}
+		first, s := h.endLocked(p, a), p.stream
+		h.mu.Unlock()
+		if first {
+			h.giveUp(p, s, a)
+		}
+		return
+	}
+}
+
+// giveUp reports a silent client, and tells it so in case it can hear us.
+func (h *Host) giveUp(p *peer, s *stream, a disconnect.Attribution) {
+	if s != nil {
+		s.send(goodbyeFrame(a.Goodbye()))
+	}
+	h.givenUp(p, a)
+	if s != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), goodbyeTimeout)
+		defer cancel()
+		s.finish(ctx, a.Goodbye())
+	}
+}
+
+// forgetEndedLocked drops peers that ended long ago.
+func (h *Host) forgetEndedLocked() {
+	for addr, p := range h.peers {
+		if p.ended && p.stream == nil && time.Since(p.endedAt) > retainEnded {
+			delete(h.peers, addr)
+		}
+	}
+}
