@@ -13,14 +13,18 @@ const maxText = 256
 // UTF-8, no control, bidirectional-override, line-separator or other format
 // characters, at most 256 bytes. Each bad run becomes one space. Clean text is
 // returned as it is, without allocation.
-func Scrub(s string) string {
-	if clean(s) {
+func Scrub(s string) string { return ScrubTo(s, maxText) }
+
+// ScrubTo is [Scrub] with a bound of limit bytes, for text of our own that may name
+// long paths.
+func ScrubTo(s string, limit int) string {
+	if clean(s, limit) {
 		return s
 	}
 	var b strings.Builder
-	b.Grow(min(len(s), maxText))
+	b.Grow(min(len(s), limit))
 	gap := false
-	for i := 0; i < len(s) && b.Len() < maxText; {
+	for i := 0; i < len(s) && b.Len() < limit; {
 		r, size := utf8.DecodeRuneInString(s[i:])
 		i += size
 		if (r == utf8.RuneError && size == 1) || !printable(r) {
@@ -33,11 +37,11 @@ func Scrub(s string) string {
 		gap = false
 		b.WriteRune(r)
 	}
-	return strings.TrimSpace(truncate(b.String(), maxText))
+	return strings.TrimSpace(truncate(b.String(), limit))
 }
 
-func clean(s string) bool {
-	if len(s) > maxText {
+func clean(s string, limit int) bool {
+	if len(s) > limit {
 		return false
 	}
 	for i := 0; i < len(s); i++ {
