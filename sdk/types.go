@@ -1,0 +1,132 @@
+package sdk
+
+import (
+	"regexp"
+	"time"
+)
+
+// Headers of the server's answers.
+const (
+	// HeaderVersion is on every answer: its absence tells that something else answered.
+	HeaderVersion = "X-Fairlead-Version"
+	// HeaderReason carries the number of a disconnect.Reason where a connection is
+	// refused, so that a proxy's page is recognised by its absence.
+	HeaderReason = "X-Disconnect-Reason"
+)
+
+// Codes of errors. The first group comes from the server, the second from the client
+// itself.
+const (
+	CodeInvalid          = "invalid"            // 400: the request makes no sense
+	CodeUnauthenticated  = "unauthenticated"    // 401: no token, or a wrong one
+	CodeTokenExpired     = "token_expired"      // 401: the token was right once
+	CodeInvalidCode      = "invalid_code"       // 401: the one-time code is wrong, used or too old
+	CodeForbidden        = "forbidden"          // 403: known, but not allowed
+	CodeNotFound         = "not_found"          // 404: no such thing, or not yours
+	CodeMethodNotAllowed = "method_not_allowed" // 405
+	CodeConflict         = "conflict"           // 409: the name is taken
+	CodeTooLarge         = "too_large"          // 413: the body is too long
+	CodeVersionMismatch  = "version_mismatch"   // 426: no protocol version in common
+	CodeInternal         = "internal"           // 500: a bug, or the database failed
+	CodeUnavailable      = "unavailable"        // 503: starting or stopping
+
+	CodeUnreachable = "unreachable"  // no answer
+	CodeNotFairlead = "not_fairlead" // an answer, but not of a Fairlead server
+)
+
+var nameForm = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,31}$`)
+
+// ValidName reports whether s may name a user or a workspace: 1 to 32 of a-z, 0-9 and
+// "-", the first not "-". Such a name needs no quoting in a shell, a URL or a log.
+func ValidName(s string) bool { return nameForm.MatchString(s) }
+
+// NameRule is the sentence to show when [ValidName] says no.
+const NameRule = "a name has 1 to 32 characters, a-z, 0-9 and -, and does not begin with -"
+
+// ErrorResponse is the body of every answer that is not a success.
+type ErrorResponse struct {
+	Error ErrorBody `json:"error"`
+}
+
+// ErrorBody is one error: a code for programs and a sentence for people.
+type ErrorBody struct {
+	Code    string `json:"code"`
+	Message string `json:"message"`
+}
+
+// BuildInfo tells which server this is.
+type BuildInfo struct {
+	Version string `json:"version"`
+}
+
+// LoginRequest exchanges the one-time code for the first user and a token of theirs.
+type LoginRequest struct {
+	Code string `json:"code"`
+	Name string `json:"name,omitempty"` // the new user's name; empty means "admin"
+}
+
+// LoginResponse is the only time that the token is shown.
+type LoginResponse struct {
+	Token string `json:"token"`
+	User  User   `json:"user"`
+}
+
+// User is who a token belongs to.
+type User struct {
+	ID        string    `json:"id"`
+	Name      string    `json:"name"`
+	Role      string    `json:"role"` // "admin" or "member"
+	CreatedAt time.Time `json:"created_at"`
+}
+
+// AgentStatus says whether a workspace can be reached.
+type AgentStatus string
+
+// Agent statuses.
+const (
+	AgentOnline  AgentStatus = "online"
+	AgentOffline AgentStatus = "offline"
+	AgentNever   AgentStatus = "never" // its agent has not connected yet
+)
+
+// Workspace is a remote machine with one agent.
+type Workspace struct {
+	ID        string    `json:"id"`
+	Name      string    `json:"name"`
+	Owner     string    `json:"owner"`
+	CreatedAt time.Time `json:"created_at"`
+	Agent     Agent     `json:"agent"`
+}
+
+// Agent is the last that the server knows of a workspace's agent.
+type Agent struct {
+	Status AgentStatus `json:"status"`
+	// Since is when the status began. Nil when it is "never".
+	Since *time.Time `json:"since,omitempty"`
+	// Ending tells, when the agent is offline, how its link to the server ended.
+	Ending *Ending `json:"ending,omitempty"`
+}
+
+// Ending is why a connection ended, in the words of package disconnect.
+type Ending struct {
+	Reason    string `json:"disconnect_reason"`
+	Initiator string `json:"disconnect_initiator"`
+	Expected  bool   `json:"disconnect_expected"`
+	Detail    string `json:"disconnect_detail"`
+}
+
+// WorkspaceList is every workspace that the user reaches.
+type WorkspaceList struct {
+	Workspaces []Workspace `json:"workspaces"`
+}
+
+// CreateWorkspaceRequest names a new workspace of the caller.
+type CreateWorkspaceRequest struct {
+	Name string `json:"name"`
+}
+
+// CreateWorkspaceResponse is the only time that the agent's token is shown.
+type CreateWorkspaceResponse struct {
+	Workspace  Workspace `json:"workspace"`
+	AgentToken string    `json:"agent_token"`
+}

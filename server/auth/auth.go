@@ -1,0 +1,161 @@
+package auth
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/google/uuid"
+
+	"fairlead.dev/fairlead/sdk"
+	"fairlead.dev/fairlead/server/store"
+)
+
+// Answers that callers tell apart from a failure of the database.
+var (
+	// ErrUnauthenticated: nobody is behind this token.
+	ErrUnauthenticated = errors.New("the token is not valid")
+	// ErrExpired: the token was valid once.
+	ErrExpired = errors.New("the token has expired")
+	// ErrDisabled: the token is right, but its user's account is closed.
+	ErrDisabled = errors.New("this account is disabled")
+	// ErrInvalidCode: the one-time code cannot be redeemed.
+	ErrInvalidCode = errors.New("the code is not valid: it is wrong, was used, or is older than 15 minutes")
+	// ErrInvalidName: see [sdk.ValidName].
+	ErrInvalidName = errors.New(sdk.NameRule)
+)
+
+// touchEvery bounds how often the use of one token is written down.
+const touchEvery = time.Minute
+
+// Kind is what kind of peer a principal is.
+type Kind uint8
+
+// Kinds.
+const (
+	KindUser  Kind = 1
+	KindAgent Kind = 2
+)
+
+// Principal is who is behind a token.
+type Principal struct {
+	Kind Kind
+	// UserID and UserName are the user; of an agent, the workspace's owner.
+	UserID   string
+	UserName string
+	// Role is the user's; empty for an agent.
+	Role store.Role
+	// WorkspaceID and WorkspaceName are an agent's own; empty for a user.
+	WorkspaceID   string
+	WorkspaceName string
+	// TokenID names the token in logs; it is no secret. For an agent it is the
+	// workspace's id: each has one token.
+	TokenID string
+}
+
+// IsAdmin reports whether p is a user with the admin role.
+func (p Principal) IsAdmin() bool { return p.Kind == KindUser && p.Role == store.RoleAdmin }
+
+// Options configure [New].
+type Options struct {
+	Store *store.Store
+	// StateDir is where the one-time code's file is written.
+	StateDir string
+	Logger   *slog.Logger     // nil discards
+	Now      func() time.Time // nil: time.Now
+}
+
+// Auth answers who and whether. It is safe for concurrent use and keeps no state but
+// the database's.
+type Auth struct {
+	store    *store.Store
+	stateDir string
+	logger   *slog.Logger
+	now      func() time.Time
+}
+
+// New returns an Auth on a store, which it does not close.
+func New(opts Options) *Auth {
+	a := &Auth{store: opts.Store, stateDir: opts.StateDir, logger: opts.Logger, now: opts.Now}
+	if a.logger == nil {
+		a.logger = slog.New(slog.DiscardHandler)
+	}
+	if a.now == nil {
+		a.now = time.Now
+	}
+	return a
+}
+
+// Authenticate returns who is behind a bearer token: ErrUnauthenticated, ErrExpired or
+// ErrDisabled when nobody is, any other error when the database failed.
+func (a *Auth) Authenticate(ctx context.Context, bearer string) (Principal, error) {
+	kind, ok := kindOf(bearer)
+	if !ok {
+		return Principal{}, ErrUnauthenticated
+	}
+	if kind == KindAgent {
+		return a.authenticateAgent(ctx, bearer)
+	}
+	return a.authenticateUser(ctx, bearer)
+}
+
+func (a *Auth) authenticateAgent(ctx context.Context, bearer string) (Principal, error) {
+	w, err := a.store.WorkspaceByAgentToken(ctx, hashText(bearer))
+	if errors.Is(err, store.ErrNotFound) {
+		return Principal{}, ErrUnauthenticated
+	}
+	if err != nil {
+		return Principal{}, fmt.Errorf("authenticate agent: %w", err)
+	}
+	return Principal{
+		Kind: KindAgent, UserID: w.OwnerID, UserName: w.OwnerName,
+		WorkspaceID: w.ID, WorkspaceName: w.Name, TokenID: w.ID,
+	}, nil
+}
+
+func (a *Auth) authenticateUser(ctx context.Context, bearer string) (Principal, error) {
+	t, u, err := a.store.TokenByHash(ctx, hashText(bearer))
+	now := a.now()
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		return Principal{}, ErrUnauthenticated
+	case err != nil:
+		return Principal{}, fmt.Errorf("authenticate user: %w", err)
+	case u.Disabled:
+		return Principal{}, ErrDisabled
+	case !t.ExpiresAt.IsZero() && !now.Before(t.ExpiresAt):
+		return Principal{}, ErrExpired
+	}
+	if now.Sub(t.LastUsedAt) >= touchEvery {
+		// A full disk must not lock people out: the time of use is only information.
+		if err := a.store.TouchToken(ctx, t.ID, now); err != nil {
+			a.logger.LogAttrs(ctx, slog.LevelWarn, "cannot record the use of a token", slog.String("error", err.Error()))
+		}
+	}
+	return Principal{Kind: KindUser, UserID: u.ID, UserName: u.Name, Role: u.Role, TokenID: t.ID}, nil
+}
+
+// CanReach reports whether p may connect to a workspace and see that it exists: its
+// owner and admins may. An agent reaches nothing, not even itself.
+func CanReach(p Principal, w store.Workspace) bool {
+	return p.Kind == KindUser && (p.UserID == w.OwnerID || p.IsAdmin())
+}
+
+// NewUser returns a user that is not stored yet, or ErrInvalidName.
+func (a *Auth) NewUser(name string, role store.Role) (store.User, error) {
+	if !sdk.ValidName(name) {
+		return store.User{}, ErrInvalidName
+	}
+	return store.User{ID: uuid.NewString(), Name: name, Role: role, CreatedAt: a.now()}, nil
+}
+
+// NewUserToken returns a new token of a user, and its row, not stored yet. It does not
+// expire.
+func (a *Auth) NewUserToken(userID, label string) (token string, row store.Token) {
+	token = newToken(userPrefix)
+	return token, store.Token{
+		ID: uuid.NewString(), UserID: userID, Label: label, Hash: hashText(token), CreatedAt: a.now(),
+	}
+}

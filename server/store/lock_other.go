@@ -1,0 +1,8 @@
+//go:build !unix
+
+package store
+
+// lock does nothing where flock does not exist.
+func lock(string) (release func() error, err error) {
+	return func() error { return nil }, nil
+}

@@ -1,0 +1,29 @@
+//go:build unix
+
+package store
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+)
+
+// lock takes the state directory for this process: two servers on one database would
+// each coordinate only their own half of the peers. The kernel releases the lock of a
+// process that dies.
+func lock(dir string) (release func() error, err error) {
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, stateError(dir, err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		closed := f.Close()
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, fmt.Errorf("state directory %s is in use by another running Fairlead server", dir)
+		}
+		return nil, errors.Join(fmt.Errorf("lock state directory %s: %w", dir, err), closed)
+	}
+	return f.Close, nil
+}

@@ -1,0 +1,199 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"time"
+
+	"fairlead.dev/fairlead/disconnect"
+)
+
+// Workspace is a remote machine with one agent.
+type Workspace struct {
+	ID             string // UUID
+	OwnerID        string
+	OwnerName      string // read only: the owner's name
+	Name           string // unique for its owner
+	AgentTokenHash string // hex SHA-256, unique
+	SSHHostKey     string // pinned; empty until the agent's first registration
+	CreatedAt      time.Time
+	Agent          AgentState
+}
+
+// AgentState is the last that is known of a workspace's agent.
+type AgentState struct {
+	// Online: the control link of Instance was open when this was written.
+	Online   bool
+	Instance string
+	// SeenAt is when the link was last known to be open; zero: never.
+	SeenAt time.Time
+	// Ending tells how the last link ended; the zero value when none did yet.
+	Ending disconnect.Attribution
+}
+
+const workspaceColumns = `workspaces.id, workspaces.owner_id, users.name, workspaces.name,
+	workspaces.agent_token_hash, workspaces.ssh_host_key, workspaces.created_at,
+	workspaces.agent_online, workspaces.agent_instance, workspaces.agent_seen_at,
+	workspaces.ending_reason, workspaces.ending_initiator, workspaces.ending_detail`
+
+const workspaceFrom = ` FROM workspaces JOIN users ON users.id = workspaces.owner_id`
+
+// scanWorkspace reads a row of workspaceColumns.
+func scanWorkspace(scan func(dest ...any) error) (Workspace, error) {
+	var (
+		w                 Workspace
+		created           int64
+		seen              sql.NullInt64
+		reason, initiator sql.Null[uint8]
+		detail            string
+	)
+	err := scan(&w.ID, &w.OwnerID, &w.OwnerName, &w.Name, &w.AgentTokenHash, &w.SSHHostKey, &created,
+		&w.Agent.Online, &w.Agent.Instance, &seen, &reason, &initiator, &detail)
+	if err != nil {
+		return Workspace{}, err
+	}
+	w.CreatedAt, w.Agent.SeenAt = fromMicros(created), fromNullMicros(seen)
+	if reason.Valid {
+		w.Agent.Ending = disconnect.Attribution{
+			ConnectType: disconnect.ServerToAgent,
+			Reason:      disconnect.Reason(reason.V),
+			Initiator:   disconnect.Initiator(initiator.V),
+			Detail:      detail,
+		}
+	}
+	return w, nil
+}
+
+// CreateWorkspace stores w without any agent state. A name that its owner has already
+// is ErrConflict.
+func (s *Store) CreateWorkspace(ctx context.Context, w Workspace) error {
+	err := s.insert(ctx, s.write,
+		`INSERT INTO workspaces (id, owner_id, name, agent_token_hash, created_at) VALUES ($1, $2, $3, $4, $5)`,
+		w.ID, w.OwnerID, w.Name, w.AgentTokenHash, micros(w.CreatedAt))
+	if err != nil {
+		return fmt.Errorf("create workspace %s: %w", w.Name, err)
+	}
+	return nil
+}
+
+func (s *Store) workspace(ctx context.Context, where string, args ...any) (Workspace, error) {
+	w, err := scanWorkspace(s.read.QueryRowContext(ctx, `SELECT `+workspaceColumns+workspaceFrom+where, args...).Scan)
+	if err != nil {
+		return Workspace{}, fmt.Errorf("look up workspace: %w", scanned(err))
+	}
+	return w, nil
+}
+
+// WorkspaceByID returns one workspace, or ErrNotFound.
+func (s *Store) WorkspaceByID(ctx context.Context, id string) (Workspace, error) {
+	return s.workspace(ctx, ` WHERE workspaces.id = $1`, id)
+}
+
+// WorkspaceByName returns the workspace of that name of one owner, both by name, or
+// ErrNotFound.
+func (s *Store) WorkspaceByName(ctx context.Context, owner, name string) (Workspace, error) {
+	return s.workspace(ctx, ` WHERE users.name = $1 AND workspaces.name = $2`, owner, name)
+}
+
+// WorkspaceByAgentToken returns the workspace whose agent has the token with that
+// hash, or ErrNotFound.
+func (s *Store) WorkspaceByAgentToken(ctx context.Context, hash string) (Workspace, error) {
+	return s.workspace(ctx, ` WHERE workspaces.agent_token_hash = $1`, hash)
+}
+
+// Workspaces returns the workspaces of one owner (every owner's when ownerID is empty)
+// in the order of owner and name.
+func (s *Store) Workspaces(ctx context.Context, ownerID string) ([]Workspace, error) {
+	rows, err := s.read.QueryContext(ctx, `SELECT `+workspaceColumns+workspaceFrom+
+		` WHERE $1 = '' OR workspaces.owner_id = $1 ORDER BY users.name, workspaces.name`, ownerID)
+	if err != nil {
+		return nil, fmt.Errorf("list workspaces: %w", err)
+	}
+	defer rows.Close()
+	var all []Workspace
+	for rows.Next() {
+		w, err := scanWorkspace(rows.Scan)
+		if err != nil {
+			return nil, fmt.Errorf("list workspaces: %w", err)
+		}
+		all = append(all, w)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("list workspaces: %w", err)
+	}
+	return all, nil
+}
+
+// SetAgentToken replaces the agent token of a workspace, or returns ErrNotFound.
+func (s *Store) SetAgentToken(ctx context.Context, id, hash string) error {
+	if err := affectOne(ctx, s.write, `UPDATE workspaces SET agent_token_hash = $1 WHERE id = $2`, hash, id); err != nil {
+		return fmt.Errorf("set agent token: %w", err)
+	}
+	return nil
+}
+
+// PinSSHHostKey pins key unless one is pinned already, and returns the pinned one.
+// ErrNotFound: no such workspace.
+func (s *Store) PinSSHHostKey(ctx context.Context, id, key string) (pinned string, err error) {
+	err = s.transact(ctx, func(tx *sql.Tx) error {
+		if _, err := tx.ExecContext(ctx,
+			`UPDATE workspaces SET ssh_host_key = $1 WHERE id = $2 AND ssh_host_key = ''`, key, id); err != nil {
+			return err
+		}
+		return scanned(tx.QueryRowContext(ctx, `SELECT ssh_host_key FROM workspaces WHERE id = $1`, id).Scan(&pinned))
+	})
+	if err != nil {
+		return "", fmt.Errorf("pin ssh host key: %w", err)
+	}
+	return pinned, nil
+}
+
+// AgentConnected records that the control link of an agent's instance opened.
+func (s *Store) AgentConnected(ctx context.Context, id, instance string, at time.Time) error {
+	err := affectOne(ctx, s.write,
+		`UPDATE workspaces SET agent_online = TRUE, agent_instance = $1, agent_seen_at = $2 WHERE id = $3`,
+		instance, micros(at), id)
+	if err != nil {
+		return fmt.Errorf("record agent connection: %w", err)
+	}
+	return nil
+}
+
+// AgentsSeen records that the links of all agents that are online were open at that
+// time.
+func (s *Store) AgentsSeen(ctx context.Context, at time.Time) error {
+	if _, err := s.write.ExecContext(ctx, `UPDATE workspaces SET agent_seen_at = $1 WHERE agent_online`, micros(at)); err != nil {
+		return fmt.Errorf("record agents: %w", err)
+	}
+	return nil
+}
+
+// AgentEnded records how the control link of an agent's instance ended. It changes
+// nothing, and returns ErrNotFound, when a newer instance has taken its place.
+func (s *Store) AgentEnded(ctx context.Context, id, instance string, at time.Time, ending disconnect.Attribution) error {
+	err := affectOne(ctx, s.write,
+		`UPDATE workspaces SET agent_online = FALSE, agent_seen_at = $1,
+		        ending_reason = $2, ending_initiator = $3, ending_detail = $4
+		 WHERE id = $5 AND agent_instance = $6`,
+		micros(at), int(ending.Reason), int(ending.Initiator), disconnect.Scrub(ending.Detail), id, instance)
+	if err != nil {
+		return fmt.Errorf("record agent ending: %w", err)
+	}
+	return nil
+}
+
+// EndAllAgents records one ending for every agent that is marked online, at the time
+// it was last seen, and returns how many there were: what is left of a server that
+// died without a word.
+func (s *Store) EndAllAgents(ctx context.Context, ending disconnect.Attribution) (int64, error) {
+	res, err := s.write.ExecContext(ctx,
+		`UPDATE workspaces SET agent_online = FALSE,
+		        ending_reason = $1, ending_initiator = $2, ending_detail = $3
+		 WHERE agent_online`,
+		int(ending.Reason), int(ending.Initiator), disconnect.Scrub(ending.Detail))
+	if err != nil {
+		return 0, fmt.Errorf("record agent endings: %w", err)
+	}
+	return res.RowsAffected()
+}
