@@ -81,6 +81,8 @@ const (
 	Refusal_NOT_FOUND        Refusal_Code = 1
 	Refusal_AGENT_OFFLINE    Refusal_Code = 2
 	Refusal_INVALID          Refusal_Code = 3
+	// INTERNAL: the server could not decide; ask again later.
+	Refusal_INTERNAL Refusal_Code = 4
 )
 
 // Enum value maps for Refusal_Code.
@@ -90,12 +92,14 @@ var (
 		1: "NOT_FOUND",
 		2: "AGENT_OFFLINE",
 		3: "INVALID",
+		4: "INTERNAL",
 	}
 	Refusal_Code_value = map[string]int32{
 		"CODE_UNSPECIFIED": 0,
 		"NOT_FOUND":        1,
 		"AGENT_OFFLINE":    2,
 		"INVALID":          3,
+		"INTERNAL":         4,
 	}
 )
 
@@ -358,8 +362,9 @@ func (*CoordinateRequest_Announce) isCoordinateRequest_Request() {}
 
 func (*CoordinateRequest_Disconnect) isCoordinateRequest_Request() {}
 
-// Proof shows possession of the node key: the challenge's nonce, sealed with
-// NaCl box from the node key to the challenge's key.
+// Proof shows possession of the node key: ProofMessage of the challenge's nonce
+// (proof.go), sealed with NaCl box from the node key to the challenge's key: 24
+// bytes of box nonce, then the box.
 type Proof struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	NodeKey       []byte                 `protobuf:"bytes,1,opt,name=node_key,json=nodeKey,proto3" json:"node_key,omitempty"`
@@ -556,6 +561,7 @@ func (x *Installed) GetGeneration() uint64 {
 
 // Announce names, once after each (re)connect, the peers a node has installed.
 // The server answers each with a PeerUpdate: UPSERT keeps it, DROP removes it.
+// Absence is never removal: a peer that is not mentioned stays.
 type Announce struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Peers         []*AnnouncedPeer       `protobuf:"bytes,1,rep,name=peers,proto3" json:"peers,omitempty"`
@@ -653,6 +659,7 @@ func (x *AnnouncedPeer) GetGrant() []byte {
 }
 
 // Disconnect ends the exchange in order; the server answers by ending the stream.
+// A client's tunnels end with it. An agent's do not: its clients wait for its return.
 type Disconnect struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -943,10 +950,13 @@ func (x *Admitted) GetExpiresAt() *timestamppb.Timestamp {
 }
 
 type PeerUpdate struct {
-	state      protoimpl.MessageState `protogen:"open.v1"`
-	Kind       PeerUpdate_Kind        `protobuf:"varint,1,opt,name=kind,proto3,enum=fairlead.tailnet.v1.PeerUpdate_Kind" json:"kind,omitempty"`
-	Node       *Node                  `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
-	Generation uint64                 `protobuf:"varint,3,opt,name=generation,proto3" json:"generation,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Kind  PeerUpdate_Kind        `protobuf:"varint,1,opt,name=kind,proto3,enum=fairlead.tailnet.v1.PeerUpdate_Kind" json:"kind,omitempty"`
+	// node has only its key when the server knows nothing else (DROP; or UPSERT while
+	// the other side is not back yet): what the receiver has installed stays.
+	Node *Node `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	// generation rises with every update of one stream; it means nothing beyond it.
+	Generation uint64 `protobuf:"varint,3,opt,name=generation,proto3" json:"generation,omitempty"`
 	// principal is the user behind a client, for the agent; opaque to the tailnet.
 	Principal string `protobuf:"bytes,4,opt,name=principal,proto3" json:"principal,omitempty"`
 	// grant is the server's signed permission for this pair of nodes. A node keeps
@@ -1161,7 +1171,8 @@ func (x *Refusal) GetEnding() *wire.Attribution {
 	return nil
 }
 
-// Ready says that the peer has this node installed: dial now.
+// Ready says that the peer has this node installed: dial now. It is sent again after
+// the agent came back.
 type Ready struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	NodeKey       []byte                 `protobuf:"bytes,1,opt,name=node_key,json=nodeKey,proto3" json:"node_key,omitempty"`
@@ -1538,17 +1549,18 @@ const file_tailnet_proto_tailnet_proto_rawDesc = "" +
 	"\bnode_key\x18\x02 \x01(\fR\anodeKey\x126\n" +
 	"\arefusal\x18\x03 \x01(\v2\x1c.fairlead.tailnet.v1.RefusalR\arefusal\x12 \n" +
 	"\fssh_host_key\x18\x04 \x01(\tR\n" +
-	"sshHostKey\"\xa5\x02\n" +
+	"sshHostKey\"\xb3\x02\n" +
 	"\aRefusal\x125\n" +
 	"\x04code\x18\x01 \x01(\x0e2!.fairlead.tailnet.v1.Refusal.CodeR\x04code\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12?\n" +
 	"\roffline_since\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\fofflineSince\x12;\n" +
-	"\x06ending\x18\x04 \x01(\v2#.fairlead.disconnect.v1.AttributionR\x06ending\"K\n" +
+	"\x06ending\x18\x04 \x01(\v2#.fairlead.disconnect.v1.AttributionR\x06ending\"Y\n" +
 	"\x04Code\x12\x14\n" +
 	"\x10CODE_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tNOT_FOUND\x10\x01\x12\x11\n" +
 	"\rAGENT_OFFLINE\x10\x02\x12\v\n" +
-	"\aINVALID\x10\x03\"\"\n" +
+	"\aINVALID\x10\x03\x12\f\n" +
+	"\bINTERNAL\x10\x04\"\"\n" +
 	"\x05Ready\x12\x19\n" +
 	"\bnode_key\x18\x01 \x01(\fR\anodeKey\"\xe1\x01\n" +
 	"\bPresence\x12\x19\n" +
