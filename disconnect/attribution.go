@@ -4,7 +4,11 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"runtime"
+	"strconv"
+	"strings"
 	"sync"
+	"time"
 )
 
 // Keys of the five fields that every disconnect log line carries.
@@ -41,17 +45,23 @@ func (a Attribution) On(t ConnectType) Attribution {
 // Attr returns all five fields as one attribute that every slog handler inlines,
 // so that no site can log four of the five. The detail is scrubbed.
 func (a Attribution) Attr() slog.Attr {
-	return slog.Attr{Value: slog.GroupValue(
+	fields := a.fields()
+	return slog.Attr{Value: slog.GroupValue(fields[:]...)}
+}
+
+func (a Attribution) fields() [5]slog.Attr {
+	return [5]slog.Attr{
 		slog.String(KeyConnectType, a.ConnectType.String()),
 		slog.String(KeyReason, a.Reason.String()),
 		slog.Bool(KeyExpected, a.Expected()),
 		slog.String(KeyInitiator, a.Initiator.String()),
 		slog.String(KeyDetail, Scrub(a.Detail)),
-	)}
+	}
 }
 
 // Log writes one disconnect line: msg, the five fields, then attrs. Expected
-// endings are logged at Info, others at Warn. A nil logger discards.
+// endings are logged at Info, others at Warn. The line's source is the caller. A nil
+// logger discards.
 func (a Attribution) Log(ctx context.Context, logger *slog.Logger, msg string, attrs ...slog.Attr) {
 	if logger == nil {
 		return
@@ -63,23 +73,22 @@ func (a Attribution) Log(ctx context.Context, logger *slog.Logger, msg string, a
 	if !logger.Enabled(ctx, level) {
 		return
 	}
-	all := make([]slog.Attr, 0, 8)
-	all = append(all, a.Attr())
-	all = append(all, attrs...)
-	logger.LogAttrs(ctx, level, msg, all...)
+	var pcs [1]uintptr
+	runtime.Callers(2, pcs[:]) // skips runtime.Callers and Log
+	record := slog.NewRecord(time.Now(), level, msg, pcs[0])
+	fields := a.fields() // as many as a record holds without allocating
+	record.AddAttrs(fields[:]...)
+	record.AddAttrs(attrs...)
+	_ = logger.Handler().Handle(ctx, record) // slog.Logger has nowhere to report it either
 }
 
 // String is the attribution in one line for a person:
 // "reason=server_shutdown initiator=agent expected=true detail=\"…\"".
 func (a Attribution) String() string {
-	s := "reason=" + a.Reason.String() + " initiator=" + a.Initiator.String() + " expected="
-	if a.Expected() {
-		s += "true"
-	} else {
-		s += "false"
-	}
+	s := "reason=" + a.Reason.String() + " initiator=" + a.Initiator.String() +
+		" expected=" + strconv.FormatBool(a.Expected())
 	if d := Scrub(a.Detail); d != "" {
-		s += " detail=\"" + d + "\""
+		s += " detail=" + strconv.Quote(d)
 	}
 	return s
 }
@@ -91,12 +100,17 @@ type EndedError struct {
 	Err         error
 }
 
-// Error returns the attribution's line, and the underlying error's text.
+// Error returns the attribution's line, and the underlying error's text, scrubbed,
+// unless the detail holds it already.
 func (e *EndedError) Error() string {
+	line := e.Attribution.String()
 	if e.Err == nil {
-		return e.Attribution.String()
+		return line
 	}
-	return e.Attribution.String() + ": " + e.Err.Error()
+	if seen := Scrub(e.Err.Error()); !strings.Contains(Scrub(e.Attribution.Detail), seen) {
+		line += ": " + seen
+	}
+	return line
 }
 
 // Unwrap returns the error that was seen.

@@ -8,3 +8,5 @@
 // packages that own those layers judge them), nor for joining what several
 // observers saw.
 package disconnect
+
+//go:generate go run ./docgen ../docs/disconnects.md

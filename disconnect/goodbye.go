@@ -39,19 +39,27 @@ func (g Goodbye) CloseCode() (code int, text string) {
 }
 
 // ParseCloseCode is the inverse of [Goodbye.CloseCode]. It reports false for a code
-// that does not carry a reason of the set.
+// that does not carry a reason of the set. The initiator is InitiatorUnknown if the
+// text names none that is known; the caller then has only the sender to name.
+// Fields that this version does not know are skipped.
 func ParseCloseCode(code int, text string) (Goodbye, bool) {
 	n := code - closeCodeBase
 	if n < 0 || n > 255 || !Reason(n).Valid() {
 		return Goodbye{}, false
 	}
 	g := Goodbye{Reason: Reason(n)}
-	head, detail, _ := strings.Cut(text, ";d=")
-	if num, ok := strings.CutPrefix(head, "i="); ok {
-		if i, err := strconv.ParseUint(num, 10, 8); err == nil && Initiator(i).Valid() {
-			g.Initiator = Initiator(i)
+	for text != "" {
+		if detail, ok := strings.CutPrefix(text, "d="); ok { // the last field: it may hold semicolons
+			g.Detail = Scrub(detail)
+			break
+		}
+		var field string
+		field, text, _ = strings.Cut(text, ";")
+		if num, ok := strings.CutPrefix(field, "i="); ok {
+			if i, err := strconv.ParseUint(num, 10, 8); err == nil && Initiator(i).Valid() {
+				g.Initiator = Initiator(i)
+			}
 		}
 	}
-	g.Detail = Scrub(detail)
 	return g, true
 }

@@ -225,6 +225,7 @@ func TestJudgeRealTLSErrors(t *testing.T) {
 		go func() {
 			defer close(served)
 			if conn, err := listener.Accept(); err == nil {
+				conn.Read(make([]byte, 1<<10)) // an answer before the question would be ignored
 				fmt.Fprint(conn, "SSH-2.0-OpenSSH_9.2\r\n")
 				conn.Close()
 			}

@@ -2,6 +2,9 @@ package disconnect
 
 import (
 	"fmt"
+	"iter"
+	"maps"
+	"slices"
 	"strconv"
 )
 
@@ -104,6 +107,18 @@ func Reasons() []Reason {
 		all[i] = reasonTable[i].reason
 	}
 	return all
+}
+
+// ReservedReasons returns the numbers, ascending, and words of the reasons that no
+// code produces yet. They are not members of the set.
+func ReservedReasons() iter.Seq2[Reason, string] {
+	return func(yield func(Reason, string) bool) {
+		for _, r := range slices.Sorted(maps.Keys(reserved)) {
+			if !yield(r, reserved[r]) {
+				return
+			}
+		}
+	}
 }
 
 // String returns the reason's word, or "reason(N)" for a number outside the set.

@@ -1,0 +1,56 @@
+package disconnect
+
+import (
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestCloseTextFitsItsFrame(t *testing.T) {
+	g := Goodbye{Reason: ServerShutdown, Initiator: Agent, Detail: strings.Repeat("é", 200)}
+	code, text := g.CloseCode()
+	require.LessOrEqual(t, len(text), 123)
+	require.True(t, utf8.ValidString(text))
+
+	heard, ok := ParseCloseCode(code, text)
+	require.True(t, ok)
+	require.Equal(t, Agent, heard.Initiator)
+	require.True(t, strings.HasPrefix(g.Detail, heard.Detail))
+	require.NotEmpty(t, heard.Detail)
+}
+
+func TestParseCloseCode(t *testing.T) {
+	tests := []struct {
+		name string
+		code int
+		text string
+		want Goodbye
+		ok   bool
+	}{
+		{"ours", 4020, "i=3;d=upgrade", Goodbye{ServerShutdown, Server, "upgrade"}, true},
+		{"no text", 4020, "", Goodbye{Reason: ServerShutdown}, true},
+		{"a field of a newer version", 4020, "i=3;c=8f2a;d=upgrade", Goodbye{ServerShutdown, Server, "upgrade"}, true},
+		{"initiator of a newer version", 4020, "i=77;d=x", Goodbye{Reason: ServerShutdown, Detail: "x"}, true},
+		{"initiator out of range", 4020, "i=-1;d=x", Goodbye{Reason: ServerShutdown, Detail: "x"}, true},
+		{"foreign text", 4020, "going away", Goodbye{Reason: ServerShutdown}, true},
+		{"hostile detail", 4020, "i=3;d=\x1b]0;x\x07\u202e", Goodbye{ServerShutdown, Server, "]0;x"}, true},
+		{"not private", 1000, "i=3;d=", Goodbye{}, false},
+		{"outside the set", 4099, "i=3;d=", Goodbye{}, false},
+		{"far outside", 4999, "i=3;d=", Goodbye{}, false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			got, ok := ParseCloseCode(tt.code, tt.text)
+			require.Equal(t, tt.ok, ok)
+			require.Equal(t, tt.want, got)
+		})
+	}
+}
+
+func TestGoodbyeAndAttribution(t *testing.T) {
+	a := Attribution{ServerToAgent, ServerShutdown, Server, "upgrade"}
+	require.Equal(t, Goodbye{ServerShutdown, Server, "upgrade"}, a.Goodbye())
+	require.Equal(t, a, a.Goodbye().On(ServerToAgent))
+}
