@@ -1,0 +1,132 @@
+package companion
+
+import (
+	"fmt"
+	"time"
+
+	"fairlead.dev/fairlead/disconnect"
+)
+
+// serverGrace is how long a watch that met another life of the agent waits for the
+// server to say how the old one ended.
+const serverGrace = 2 * time.Second
+
+// presence is what the server said last of one life of the agent.
+type presence struct {
+	online  bool
+	goodbye bool // declared by the agent
+	ending  disconnect.Attribution
+}
+
+// declared reports whether the agent told the server that this life stops. The
+// server's own stop closes the same link and says nothing about the agent.
+func (p presence) declared() bool {
+	return !p.online && p.goodbye && !p.ending.IsZero() &&
+		!(p.ending.Reason == disconnect.ServerShutdown && p.ending.Initiator == disconnect.Server)
+}
+
+// crashed reports whether the agent's kernel closed its control socket without a
+// goodbye. A link that the server gave up as silent is no such proof: the agent may
+// be alive behind a dead path.
+func (p presence) crashed() bool {
+	if p.online || p.goodbye {
+		return false
+	}
+	return p.ending.Reason == disconnect.NetworkError || p.ending.Reason == disconnect.ConnectionReset ||
+		p.ending.Reason == disconnect.PeerCrashed
+}
+
+// evidence is what a watch knows about the agent's life it began with.
+type evidence struct {
+	limit     time.Duration // the outage limit
+	stale     time.Duration // silence from which the server's word outweighs hope
+	heardAt   time.Time     // last frame of the agent, or the start
+	replaced  time.Time     // when another life of the agent answered; zero if none
+	successor bool          // the server says that another life is online
+	known     bool          // the agent has said hello once
+	server    presence      // zero when the server has said nothing
+}
+
+// judge says how the session ended, or when to look again.
+//
+// The agent is gone when another life of it answers; or when the server says that
+// it stopped, or crashed and was replaced, and it is silent too; or when it was
+// silent for the outage limit. An agent that answers is alive, whatever the server
+// says.
+func (e evidence) judge(now time.Time) (a disconnect.Attribution, over bool, next time.Time) {
+	silence := now.Sub(e.heardAt)
+	switch {
+	case !e.replaced.IsZero():
+		if a, ok := e.obituary(); ok {
+			return a, true, time.Time{}
+		}
+		if left := e.replaced.Add(serverGrace); now.Before(left) {
+			return a, false, left
+		}
+		return e.unexplained(), true, time.Time{}
+	case silence >= e.limit:
+		if a, ok := e.obituary(); ok {
+			return a, true, time.Time{}
+		}
+		return e.timeout(), true, time.Time{}
+	case e.server.declared() || (e.successor && e.server.crashed()):
+		if silence >= e.stale {
+			a, _ := e.obituary()
+			return a, true, time.Time{}
+		}
+		return a, false, e.heardAt.Add(e.stale)
+	}
+	return a, false, e.heardAt.Add(e.limit)
+}
+
+// obituary is the server's account of how the agent's life ended, if it proves one.
+func (e evidence) obituary() (disconnect.Attribution, bool) {
+	switch {
+	case e.server.declared():
+		return e.server.ending.On(disconnect.AgentToClient), true
+	case e.server.crashed():
+		detail := "the agent's control connection closed without a goodbye"
+		if !e.replaced.IsZero() || e.successor {
+			detail += " and a new agent process took its place"
+		} else {
+			detail += fmt.Sprintf(" and it was silent for %v", e.limit)
+		}
+		return disconnect.Attribution{
+			ConnectType: disconnect.AgentToClient,
+			Reason:      disconnect.PeerCrashed,
+			Initiator:   disconnect.Agent,
+			Detail:      detail,
+		}, true
+	}
+	return disconnect.Attribution{}, false
+}
+
+// unexplained is the ending when another life of the agent answers and nobody says
+// how the old one ended. It may have crashed, or stopped in order while its goodbye
+// could not reach us: without a witness it is not accused.
+func (e evidence) unexplained() disconnect.Attribution {
+	a := disconnect.Attribution{
+		ConnectType: disconnect.AgentToClient,
+		Reason:      disconnect.NetworkError,
+		Initiator:   disconnect.Network,
+		Detail:      "a new agent process took the old one's place and the server has not said how that ended",
+	}
+	if !e.server.online && e.server.ending.Reason == disconnect.NetworkTimeout {
+		a.Reason = disconnect.NetworkTimeout
+		a.Detail = "the server lost touch with the agent, then a new agent process took its place"
+	}
+	return a
+}
+
+func (e evidence) timeout() disconnect.Attribution {
+	detail := fmt.Sprintf("nothing heard from the agent for %v", e.limit)
+	if !e.known {
+		detail = fmt.Sprintf("the agent did not answer for %v", e.limit)
+	}
+	return disconnect.Attribution{
+		ConnectType: disconnect.AgentToClient,
+		Reason:      disconnect.NetworkTimeout,
+		Initiator:   disconnect.Network,
+		Detail:      detail,
+	}
+}

@@ -1,0 +1,93 @@
+package companion
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"fairlead.dev/fairlead/disconnect"
+)
+
+func ending(r disconnect.Reason, i disconnect.Initiator) disconnect.Attribution {
+	return disconnect.Attribution{ConnectType: disconnect.ServerToAgent, Reason: r, Initiator: i, Detail: "told"}
+}
+
+// TestJudge walks what a watch may know, and names the verdict.
+func TestJudge(t *testing.T) {
+	const (
+		limit = time.Minute
+		stale = 6 * time.Second
+		none  = disconnect.Unknown // no verdict yet
+	)
+	stopped := presence{goodbye: true, ending: ending(disconnect.ServerShutdown, disconnect.Agent)}
+	crashed := presence{ending: ending(disconnect.NetworkError, disconnect.Network)}
+	reset := presence{ending: ending(disconnect.ConnectionReset, disconnect.Network)}
+	lost := presence{ending: ending(disconnect.NetworkTimeout, disconnect.Network)}
+	online := presence{online: true}
+	serverStopped := presence{goodbye: true, ending: ending(disconnect.ServerShutdown, disconnect.Server)}
+
+	for name, test := range map[string]struct {
+		silence   time.Duration
+		replaced  time.Duration // ago; 0: not
+		successor bool
+		server    presence
+		want      disconnect.Reason
+		who       disconnect.Initiator
+		next      time.Duration // from the last frame heard
+	}{
+		"alive":                                  {silence: time.Second, next: limit},
+		"silent":                                 {silence: limit - 1, next: limit},
+		"silent for the limit":                   {silence: limit, want: disconnect.NetworkTimeout, who: disconnect.Network},
+		"limit, server sees the agent":           {silence: limit, server: online, want: disconnect.NetworkTimeout, who: disconnect.Network},
+		"limit, server lost it too":              {silence: limit, server: lost, want: disconnect.NetworkTimeout, who: disconnect.Network},
+		"limit, server itself stopped":           {silence: limit, server: serverStopped, want: disconnect.NetworkTimeout, who: disconnect.Network},
+		"limit, control socket closed":           {silence: limit, server: crashed, want: disconnect.PeerCrashed, who: disconnect.Agent},
+		"limit, control socket reset":            {silence: limit, server: reset, want: disconnect.PeerCrashed, who: disconnect.Agent},
+		"limit, agent told the server":           {silence: limit, server: stopped, want: disconnect.ServerShutdown, who: disconnect.Agent},
+		"control socket closed, agent answers":   {silence: time.Second, server: crashed, next: limit},
+		"control socket closed, agent silent":    {silence: 30 * time.Second, server: crashed, next: limit},
+		"successor online, agent answers":        {silence: time.Second, successor: true, server: crashed, next: stale},
+		"successor online, agent silent":         {silence: stale, successor: true, server: crashed, want: disconnect.PeerCrashed, who: disconnect.Agent},
+		"successor online, old one unknown":      {silence: stale, successor: true, next: limit},
+		"successor online, old one lost":         {silence: stale, successor: true, server: lost, next: limit},
+		"agent told the server, but answers":     {silence: time.Second, server: stopped, next: stale},
+		"agent told the server, silent":          {silence: stale, server: stopped, want: disconnect.ServerShutdown, who: disconnect.Agent},
+		"replaced, server silent":                {silence: time.Second, replaced: 1, next: time.Second - 1 + serverGrace},
+		"replaced, server silent, grace over":    {silence: serverGrace, replaced: serverGrace, want: disconnect.NetworkError, who: disconnect.Network},
+		"replaced, server knows the new only":    {silence: serverGrace, replaced: serverGrace, successor: true, want: disconnect.NetworkError, who: disconnect.Network},
+		"replaced, control socket closed":        {silence: time.Second, replaced: 1, server: crashed, want: disconnect.PeerCrashed, who: disconnect.Agent},
+		"replaced, agent told the server":        {silence: time.Second, replaced: 1, server: stopped, want: disconnect.ServerShutdown, who: disconnect.Agent},
+		"replaced, server had lost it":           {silence: serverGrace, replaced: serverGrace, server: lost, want: disconnect.NetworkTimeout, who: disconnect.Network},
+		"replaced, server calls the old online":  {silence: serverGrace, replaced: serverGrace, server: online, want: disconnect.NetworkError, who: disconnect.Network},
+		"replaced beyond the limit without word": {silence: limit, replaced: 1, next: limit - 1 + serverGrace},
+	} {
+		t.Run(name, func(t *testing.T) {
+			now := time.Now()
+			e := evidence{limit: limit, stale: stale, heardAt: now.Add(-test.silence), known: true, successor: test.successor, server: test.server}
+			if test.replaced > 0 {
+				e.replaced = now.Add(-test.replaced)
+			}
+			a, over, next := e.judge(now)
+			require.Equal(t, test.want != none, over)
+			if !over {
+				require.Zero(t, a)
+				require.Equal(t, test.next, next.Sub(e.heardAt))
+				require.True(t, next.After(now), "a clock must not spin")
+				return
+			}
+			require.Equal(t, test.want, a.Reason)
+			require.Equal(t, test.who, a.Initiator)
+			require.Equal(t, disconnect.AgentToClient, a.ConnectType)
+			require.NotEmpty(t, a.Detail)
+		})
+	}
+}
+
+func TestJudgeBeforeTheFirstHello(t *testing.T) {
+	now := time.Now()
+	a, over, _ := evidence{limit: time.Second, heardAt: now.Add(-time.Second)}.judge(now)
+	require.True(t, over)
+	require.Equal(t, disconnect.NetworkTimeout, a.Reason)
+	require.Contains(t, a.Detail, "did not answer")
+}

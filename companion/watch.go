@@ -1,0 +1,497 @@
+package companion
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"time"
+
+	"fairlead.dev/fairlead/agent/proto"
+	"fairlead.dev/fairlead/disconnect"
+	"fairlead.dev/fairlead/disconnect/wire"
+)
+
+const (
+	// dialTimeout bounds one attempt: a fresh one finds a path that just came back
+	// sooner than the retries of an old one.
+	dialTimeout = 5 * time.Second
+	minBackoff  = 200 * time.Millisecond
+	maxBackoff  = 2 * time.Second
+	// staleBeats is how many heartbeats may be missing before the stream is dropped
+	// and dialled anew.
+	staleBeats = 3
+	// maxConnections bounds what an agent can make a client remember.
+	maxConnections = 4096
+)
+
+// WatchConfig is what a [Watch] needs to know.
+type WatchConfig struct {
+	// Dial opens a stream to the agent's companion port.
+	Dial func(ctx context.Context) (net.Conn, error)
+	// Instance names this life of the client's process.
+	Instance string
+	Version  string
+	Logger   *slog.Logger // nil discards
+	// Heartbeat is the interval of heartbeats; 0 means [DefaultHeartbeat].
+	Heartbeat time.Duration
+	// OutageLimit is how long the agent may be silent; 0 means [DefaultOutageLimit].
+	OutageLimit time.Duration
+}
+
+// Watch is the client's end: it keeps a companion stream to one agent, dials again
+// when it breaks, and decides when the session with that agent is over and why. It
+// ends once; the first terminal cause stays. Methods are safe for concurrent use.
+type Watch struct {
+	config  WatchConfig
+	ctx     context.Context // ends with the watch; its streams are cut then
+	cancel  context.CancelFunc
+	tasks   sync.WaitGroup
+	hello   chan struct{} // closed at the agent's first hello
+	done    chan struct{} // closed when the ending is recorded
+	recheck chan struct{} // new evidence for the clock
+	redial  chan struct{} // do not wait for the backoff
+
+	mu          sync.Mutex // guards all below
+	instance    string     // the agent's life that this watch began with
+	heardAt     time.Time
+	replaced    time.Time
+	stream      *stream
+	presences   map[string]presence // by instance id
+	successor   string              // another instance that the server calls online
+	connections map[uint16]string
+	endings     map[string]connectionEnding
+	changed     chan struct{} // closed and replaced when connections or endings grow
+	ended       bool
+	ending      disconnect.Attribution
+}
+
+type connectionEnding struct {
+	attribution disconnect.Attribution
+	exitCode    int
+}
+
+// NewWatch starts to watch; the first stream is dialled at once. The caller owns
+// the watch and must Close it.
+func NewWatch(config WatchConfig) *Watch {
+	if config.Heartbeat <= 0 {
+		config.Heartbeat = DefaultHeartbeat
+	}
+	if config.OutageLimit <= 0 {
+		config.OutageLimit = DefaultOutageLimit
+	}
+	if config.Logger == nil {
+		config.Logger = slog.New(slog.DiscardHandler)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	w := &Watch{
+		config:      config,
+		ctx:         ctx,
+		cancel:      cancel,
+		hello:       make(chan struct{}),
+		done:        make(chan struct{}),
+		recheck:     make(chan struct{}, 1),
+		redial:      make(chan struct{}, 1),
+		heardAt:     time.Now(),
+		presences:   make(map[string]presence),
+		connections: make(map[uint16]string),
+		endings:     make(map[string]connectionEnding),
+		changed:     make(chan struct{}),
+	}
+	w.tasks.Go(w.clock)
+	w.tasks.Go(w.run)
+	return w
+}
+
+// Done is closed when the session with the agent is over.
+func (w *Watch) Done() <-chan struct{} { return w.done }
+
+// Ending says why the session is over; the zero attribution before that.
+func (w *Watch) Ending() disconnect.Attribution {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.ending
+}
+
+// AgentInstance returns the id of the agent's life that this watch began with;
+// empty before the first hello.
+func (w *Watch) AgentInstance() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.instance
+}
+
+// WaitHello waits for the agent's first hello. It returns a
+// *[disconnect.EndedError] when the watch ends before, and ctx's cause.
+func (w *Watch) WaitHello(ctx context.Context) error {
+	select {
+	case <-w.hello:
+		return nil
+	default:
+	}
+	select {
+	case <-w.hello:
+		return nil
+	case <-w.done:
+		return &disconnect.EndedError{Attribution: w.Ending()}
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// Interrupted reports since when the agent has been silent, if that is longer than
+// two heartbeats and the session is not over.
+func (w *Watch) Interrupted() (since time.Time, interrupted bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.ended || time.Since(w.heardAt) <= 2*w.config.Heartbeat {
+		return time.Time{}, false
+	}
+	return w.heardAt, true
+}
+
+// Presence feeds the watch what the server says of one life of the agent: online,
+// or how its control link ended and whether the agent itself declared that.
+func (w *Watch) Presence(instance string, online, goodbye bool, ending disconnect.Attribution) {
+	if !validID(instance) {
+		return
+	}
+	w.mu.Lock()
+	if len(w.presences) >= 16 {
+		mine, known := w.presences[w.instance]
+		clear(w.presences)
+		if known {
+			w.presences[w.instance] = mine
+		}
+	}
+	w.presences[instance] = presence{online: online, goodbye: goodbye, ending: ending}
+	switch {
+	case !online && w.successor == instance:
+		w.successor = ""
+	case online:
+		w.successor = instance
+	}
+	var old *stream
+	if online && w.instance != "" && instance != w.instance {
+		old = w.stream
+	}
+	w.mu.Unlock()
+	nudge(w.recheck)
+	if online {
+		// Ask whoever holds the agent's address now who it is.
+		nudge(w.redial)
+	}
+	if old != nil {
+		old.cut()
+	}
+}
+
+// Connection returns the id that the agent gave to our connection from localPort.
+func (w *Watch) Connection(localPort uint16) (id string, ok bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	id, ok = w.connections[localPort]
+	return id, ok
+}
+
+// Ended returns the agent's account of how our connection from localPort ended. The
+// exit code is -1 when there was none.
+func (w *Watch) Ended(localPort uint16) (a disconnect.Attribution, exitCode int, ok bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.endedLocked(localPort)
+}
+
+func (w *Watch) endedLocked(localPort uint16) (disconnect.Attribution, int, bool) {
+	id, ok := w.connections[localPort]
+	if !ok {
+		return disconnect.Attribution{}, -1, false
+	}
+	e, ok := w.endings[id]
+	if !ok {
+		return disconnect.Attribution{}, -1, false
+	}
+	return e.attribution, e.exitCode, true
+}
+
+// WaitEnded is [Watch.Ended], but waits for the agent's account until ctx ends or
+// the watch does.
+func (w *Watch) WaitEnded(ctx context.Context, localPort uint16) (disconnect.Attribution, int, bool) {
+	for {
+		w.mu.Lock()
+		a, code, ok := w.endedLocked(localPort)
+		changed := w.changed
+		w.mu.Unlock()
+		if ok {
+			return a, code, true
+		}
+		select {
+		case <-changed:
+		case <-w.done:
+			return w.Ended(localPort)
+		case <-ctx.Done():
+			return w.Ended(localPort)
+		}
+	}
+}
+
+// Goodbye ends the watch: it records g as the cause if there is none yet, tells the
+// agent, waits for it to have read that (until ctx ends, at most 200 ms), and
+// closes. Of an ending that was recorded before, the agent is told nothing.
+func (w *Watch) Goodbye(ctx context.Context, g disconnect.Goodbye) {
+	w.mu.Lock()
+	s := w.stream
+	first := w.endLocked(g.On(disconnect.AgentToClient))
+	w.mu.Unlock()
+	if first && s != nil {
+		ctx, cancel := context.WithTimeout(ctx, goodbyeTimeout)
+		defer cancel()
+		s.finish(ctx, g)
+	}
+	w.stop()
+}
+
+// Close cuts the stream without a word and waits for the watch's goroutines. An
+// ending by Close alone is ours, so the watch calls it client_closed.
+func (w *Watch) Close() {
+	w.end(disconnect.Attribution{
+		ConnectType: disconnect.AgentToClient,
+		Reason:      disconnect.ClientClosed,
+		Initiator:   disconnect.Client,
+		Detail:      "closed without a goodbye",
+	})
+	w.stop()
+}
+
+func (w *Watch) stop() {
+	w.cancel()
+	w.tasks.Wait()
+}
+
+func (w *Watch) end(a disconnect.Attribution) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.endLocked(a)
+}
+
+// endLocked records the first terminal cause.
+func (w *Watch) endLocked(a disconnect.Attribution) bool {
+	if w.ended {
+		return false
+	}
+	w.ended, w.ending = true, a
+	close(w.done)
+	return true
+}
+
+// clock weighs the evidence whenever there is new, and when time itself is some.
+func (w *Watch) clock() {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-w.done:
+			return
+		case <-w.recheck:
+		case <-timer.C:
+		}
+		next, over := w.weigh()
+		if over {
+			return
+		}
+		timer.Reset(time.Until(next))
+	}
+}
+
+// weigh ends the watch if the evidence suffices.
+func (w *Watch) weigh() (next time.Time, over bool) {
+	w.mu.Lock()
+	e := evidence{
+		limit:    w.config.OutageLimit,
+		stale:    staleBeats * w.config.Heartbeat,
+		heardAt:  w.heardAt,
+		replaced: w.replaced,
+		known:    w.instance != "",
+	}
+	if e.known {
+		e.server = w.presences[w.instance]
+		e.successor = w.successor != "" && w.successor != w.instance
+	}
+	a, over, next := e.judge(time.Now())
+	if over {
+		w.endLocked(a)
+	}
+	w.mu.Unlock()
+	if over {
+		w.cancel()
+	}
+	return next, over
+}
+
+// run keeps a stream until the watch is over.
+func (w *Watch) run() {
+	backoff := minBackoff
+	for w.ctx.Err() == nil {
+		ctx, cancel := context.WithTimeout(w.ctx, dialTimeout)
+		conn, err := w.config.Dial(ctx)
+		cancel()
+		if err != nil {
+			w.config.Logger.Debug("companion dial failed", "error", disconnect.Scrub(err.Error()))
+		} else if w.follow(conn) {
+			backoff = minBackoff
+		}
+		select {
+		case <-w.done:
+			return
+		case <-w.redial:
+			backoff = minBackoff
+		case <-time.After(backoff/2 + rand.N(backoff/2)):
+			backoff = min(2*backoff, maxBackoff)
+		}
+	}
+}
+
+// follow serves one stream until it breaks, and reports whether the agent said
+// hello on it.
+func (w *Watch) follow(conn net.Conn) (greeted bool) {
+	s := newStream(conn)
+	defer context.AfterFunc(w.ctx, s.cut)()
+	defer func() {
+		s.cut()
+		close(s.done)
+		w.mu.Lock()
+		if w.stream == s {
+			w.stream = nil
+		}
+		w.mu.Unlock()
+	}()
+	silence := staleBeats * w.config.Heartbeat
+	_ = conn.SetReadDeadline(time.Now().Add(silence))
+	frame, err := s.read()
+	var hello *proto.CompanionHello
+	if err == nil {
+		if g := frame.GetGoodbye(); g != nil {
+			w.dismissed(g)
+			return true
+		}
+		hello, err = checkHello(frame)
+	}
+	if err != nil {
+		w.broken(err)
+		return false
+	}
+	if !w.greet(s, hello.GetInstanceId()) {
+		return true
+	}
+	w.tasks.Go(func() { s.write(w.config.Heartbeat) })
+	for {
+		_ = conn.SetReadDeadline(time.Now().Add(silence))
+		frame, err := s.read()
+		if err != nil {
+			w.broken(err)
+			return true
+		}
+		if g := frame.GetGoodbye(); g != nil {
+			w.dismissed(g)
+			return true
+		}
+		w.heard(frame)
+	}
+}
+
+// greet answers the agent's hello. It reports false when another life of the agent
+// answered, or the watch is over: then nothing is said to it.
+func (w *Watch) greet(s *stream, instance string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.ended {
+		return false
+	}
+	if w.instance == "" {
+		w.instance = instance
+		close(w.hello)
+	}
+	if instance != w.instance {
+		if w.replaced.IsZero() {
+			w.replaced = time.Now()
+		}
+		nudge(w.recheck)
+		return false
+	}
+	w.heardAt, w.stream = time.Now(), s
+	s.send(helloFrame(w.config.Instance, w.config.Version))
+	return true
+}
+
+// dismissed records the agent's goodbye. Who leaves after it only answers.
+func (w *Watch) dismissed(g *wire.Goodbye) {
+	if w.end(wire.ToGoodbye(g).On(disconnect.AgentToClient)) {
+		w.cancel()
+	}
+}
+
+// broken judges the end of a stream without a goodbye. Invalid bytes end the watch;
+// anything else is an interruption.
+func (w *Watch) broken(err error) {
+	if errors.Is(err, errBadFrame) {
+		if w.end(disconnect.Attribution{
+			ConnectType: disconnect.AgentToClient,
+			Reason:      disconnect.ProtocolError,
+			Initiator:   disconnect.Agent,
+			Detail:      disconnect.Scrub(err.Error()),
+		}) {
+			w.cancel()
+		}
+		return
+	}
+	select {
+	case <-w.done:
+	default:
+		w.config.Logger.Debug("companion stream interrupted", "error", disconnect.Scrub(err.Error()))
+	}
+}
+
+// heard takes in what the agent said.
+func (w *Watch) heard(frame *proto.CompanionFrame) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.heardAt = time.Now()
+	switch {
+	case frame.GetFlow() != nil:
+		f := frame.GetFlow()
+		if !validID(f.GetConnectionId()) || f.GetClientPort() > 65535 || len(w.connections) >= maxConnections {
+			return
+		}
+		w.connections[uint16(f.GetClientPort())] = f.GetConnectionId()
+	case frame.GetEnded() != nil:
+		e := frame.GetEnded()
+		if !validID(e.GetConnectionId()) || len(w.endings) >= maxConnections {
+			return
+		}
+		if _, known := w.endings[e.GetConnectionId()]; known {
+			return
+		}
+		ended := connectionEnding{
+			attribution: wire.ToAttribution(e.GetAttribution()).On(disconnect.AgentToClient),
+			exitCode:    -1,
+		}
+		if e.ExitCode != nil {
+			ended.exitCode = int(e.GetExitCode())
+		}
+		w.endings[e.GetConnectionId()] = ended
+	default:
+		return
+	}
+	close(w.changed)
+	w.changed = make(chan struct{})
+}
+
+// nudge sends on a channel of capacity 1 without waiting.
+func nudge(ch chan struct{}) {
+	select {
+	case ch <- struct{}{}:
+	default:
+	}
+}
