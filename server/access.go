@@ -1,0 +1,85 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"fairlead.dev/fairlead/control"
+	"fairlead.dev/fairlead/disconnect"
+	"fairlead.dev/fairlead/server/auth"
+	"fairlead.dev/fairlead/server/store"
+	"fairlead.dev/fairlead/tailnet/coordinator"
+)
+
+// authorize tells the coordinator whether a client may reach a workspace, which it
+// names by its id, by the name of one of its own, or as "owner/name". The user is
+// looked up anew each time: the right may be gone since the client connected.
+func (s *Server) authorize(ctx context.Context, client control.Identity, name string) (string, error) {
+	if client.Kind != control.ClientPeer {
+		return "", coordinator.ErrNotFound
+	}
+	u, err := s.store.UserByID(ctx, client.ID)
+	if err != nil {
+		return "", denied(err)
+	}
+	if u.Disabled {
+		return "", coordinator.ErrNotFound
+	}
+	p := auth.Principal{Kind: auth.KindUser, UserID: u.ID, UserName: u.Name, Role: u.Role}
+	ws, err := s.named(ctx, p, name)
+	if err != nil {
+		return "", denied(err)
+	}
+	return ws.ID, nil
+}
+
+// named returns the workspace that p means by a name or an id, or store.ErrNotFound.
+func (s *Server) named(ctx context.Context, p auth.Principal, name string) (store.Workspace, error) {
+	if _, err := uuid.Parse(name); err == nil { // longer than any name
+		ws, err := s.store.WorkspaceByID(ctx, name)
+		if err == nil && !auth.CanReach(p, ws) {
+			err = store.ErrNotFound
+		}
+		return ws, err
+	}
+	owner, rest, ok := strings.Cut(name, "/")
+	if !ok {
+		owner, rest = p.UserName, name
+	}
+	return s.reachable(ctx, p, owner, rest)
+}
+
+// denied turns the store's answer into the coordinator's.
+func denied(err error) error {
+	if errors.Is(err, store.ErrNotFound) {
+		return coordinator.ErrNotFound
+	}
+	return fmt.Errorf("authorize: %w", err)
+}
+
+// offline tells the coordinator about an agent that it has not seen in this life.
+func (s *Server) offline(ctx context.Context, workspaceID string) (time.Time, disconnect.Attribution, bool) {
+	ws, err := s.store.WorkspaceByID(ctx, workspaceID)
+	if err != nil {
+		if !errors.Is(err, store.ErrNotFound) {
+			s.logger.WarnContext(ctx, "cannot look up an agent's ending", "workspace_id", workspaceID, "error", err)
+		}
+		return time.Time{}, disconnect.Attribution{}, false
+	}
+	return ws.Agent.SeenAt, ws.Agent.Ending, !ws.Agent.SeenAt.IsZero()
+}
+
+// hostKey tells the coordinator an agent's pinned SSH host key.
+func (s *Server) hostKey(ctx context.Context, workspaceID string) string {
+	ws, err := s.store.WorkspaceByID(ctx, workspaceID)
+	if err != nil {
+		s.logger.WarnContext(ctx, "cannot look up an agent's host key", "workspace_id", workspaceID, "error", err)
+		return ""
+	}
+	return ws.SSHHostKey
+}

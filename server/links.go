@@ -1,0 +1,164 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"sync"
+	"time"
+
+	"fairlead.dev/fairlead/control"
+	"fairlead.dev/fairlead/disconnect"
+	"fairlead.dev/fairlead/server/auth"
+	"fairlead.dev/fairlead/server/store"
+)
+
+const (
+	// seenEvery is how often the database learns that agents are still here: the
+	// precision of "offline since" after a server that died without a word.
+	seenEvery = time.Minute
+	// recordTimeout bounds one record about an agent.
+	recordTimeout = 5 * time.Second
+)
+
+// presence knows which workspaces' agents have a control link now, and keeps the
+// database's record of it in the same order.
+type presence struct {
+	store  *store.Store
+	logger *slog.Logger
+	now    func() time.Time
+
+	mu     sync.Mutex // guards online, and orders the records about agents
+	online map[string]present
+}
+
+// present is the newest link of one workspace's agent.
+type present struct {
+	link  *control.Link
+	since time.Time
+}
+
+// since returns since when a workspace's agent is online, if it is.
+func (p *presence) since(workspaceID string) (time.Time, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	here, ok := p.online[workspaceID]
+	return here.since, ok
+}
+
+// opened records a new link of an agent. An older one of the same workspace that has
+// not ended yet is no longer what counts.
+func (p *presence) opened(workspaceID string, link *control.Link) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	here := present{link: link, since: p.now()}
+	p.online[workspaceID] = here
+	ctx, cancel := context.WithTimeout(context.Background(), recordTimeout)
+	defer cancel()
+	if err := p.store.AgentConnected(ctx, workspaceID, link.PeerInstance(), here.since); err != nil {
+		p.logger.WarnContext(ctx, "cannot record an agent's connection", "workspace_id", workspaceID, "error", err)
+	}
+}
+
+// ended records how a link of an agent ended, unless a newer one has taken its place.
+func (p *presence) ended(workspaceID string, link *control.Link, ending disconnect.Attribution) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.online[workspaceID].link != link {
+		return
+	}
+	delete(p.online, workspaceID)
+	// The server may be stopping: this record is part of that.
+	ctx, cancel := context.WithTimeout(context.Background(), recordTimeout)
+	defer cancel()
+	err := p.store.AgentEnded(ctx, workspaceID, link.PeerInstance(), p.now(), ending)
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		p.logger.WarnContext(ctx, "cannot record an agent's ending", "workspace_id", workspaceID, "error", err)
+	}
+}
+
+// watch records now and then that the agents are still here, until ctx ends.
+func (p *presence) watch(ctx context.Context) {
+	tick := time.NewTicker(seenEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if err := p.store.AgentsSeen(ctx, p.now()); err != nil && ctx.Err() == nil {
+			p.logger.WarnContext(ctx, "cannot record that agents are online", "error", err)
+		}
+	}
+}
+
+// buryFormerLife records an ending for agents that the database believes online when
+// the server starts: the server's former life ended without a word.
+func (p *presence) buryFormerLife(ctx context.Context) error {
+	ending := disconnect.Attribution{
+		ConnectType: disconnect.ServerToAgent, Reason: disconnect.PeerCrashed, Initiator: disconnect.Server,
+		Detail: "the server died without a goodbye",
+	}
+	n, err := p.store.EndAllAgents(ctx, ending)
+	if err != nil {
+		return err
+	}
+	if n > 0 {
+		ending.Log(ctx, p.logger, "agent control links of a former life ended", slog.Int64("agents", n))
+	}
+	return nil
+}
+
+// getControl makes the request a control link. The link outlives the request.
+func (s *Server) getControl(w http.ResponseWriter, r *http.Request, p auth.Principal) error {
+	done, ok := s.enter()
+	if !ok {
+		return errStopping
+	}
+	id := control.Identity{Kind: control.ClientPeer, ID: p.UserID, Principal: p.UserName, TokenID: p.TokenID}
+	if p.Kind == auth.KindAgent {
+		id.Kind, id.ID = control.AgentPeer, p.WorkspaceID
+	}
+	link, err := s.control.Accept(w, r, id)
+	if err != nil { // Accept has answered
+		done()
+		s.logger.LogAttrs(r.Context(), slog.LevelDebug, "control link refused", slog.String("error", disconnect.Scrub(err.Error())))
+		return nil
+	}
+	started := time.Now()
+	remote := r.RemoteAddr
+	go func() { // Close waits for it by done
+		defer done()
+		s.attend(link, p, remote, started)
+	}()
+	return nil
+}
+
+// attend sees a link through its life.
+func (s *Server) attend(link *control.Link, p auth.Principal, remote string, started time.Time) {
+	isAgent := p.Kind == auth.KindAgent
+	attrs := []slog.Attr{
+		slog.String("user", p.UserName),
+		slog.String("instance", disconnect.Scrub(link.PeerInstance())),
+		slog.String("remote_addr", remote),
+	}
+	if isAgent {
+		attrs = append(attrs, slog.String("workspace", p.WorkspaceName), slog.String("workspace_id", p.WorkspaceID))
+		s.presence.opened(p.WorkspaceID, link)
+	}
+	msg, leg := "client control link", disconnect.ClientToServer
+	if isAgent {
+		msg, leg = "agent control link", disconnect.ServerToAgent
+	}
+	ctx := context.Background()
+	s.logger.LogAttrs(ctx, slog.LevelInfo, msg+" opened", attrs...)
+	<-link.Done()
+	ending := link.Ending().On(leg)
+	if isAgent {
+		s.presence.ended(p.WorkspaceID, link, ending)
+	}
+	attrs = append(attrs, slog.Duration("duration", time.Since(started).Round(time.Millisecond)))
+	ending.Log(ctx, s.logger, msg+" ended", attrs...)
+}
