@@ -16,8 +16,6 @@ import (
 )
 
 const (
-	// Port is the agent's companion port inside the tailnet.
-	Port = 4
 	// protocolVersion is the highest version of the exchange that this code speaks;
 	// both ends use the lower of the two.
 	protocolVersion = 1

@@ -63,7 +63,7 @@ type Watch struct {
 	successor   string              // another instance that the server calls online
 	connections map[uint16]string
 	endings     map[string]connectionEnding
-	changed     chan struct{} // closed and replaced when connections or endings grow
+	changed     chan struct{} // closed and replaced at every frame of the agent
 	ended       bool
 	ending      disconnect.Attribution
 }
@@ -233,6 +233,27 @@ func (w *Watch) WaitEnded(ctx context.Context, localPort uint16) (disconnect.Att
 			return w.Ended(localPort)
 		case <-ctx.Done():
 			return w.Ended(localPort)
+		}
+	}
+}
+
+// Heard waits until the agent was heard after t, and reports false when ctx or the
+// watch ended before that.
+func (w *Watch) Heard(ctx context.Context, t time.Time) bool {
+	for {
+		w.mu.Lock()
+		heard := w.heardAt.After(t) && w.instance != ""
+		changed := w.changed
+		w.mu.Unlock()
+		if heard {
+			return true
+		}
+		select {
+		case <-changed:
+		case <-w.done:
+			return false
+		case <-ctx.Done():
+			return false
 		}
 	}
 }
@@ -421,6 +442,8 @@ func (w *Watch) greet(s *stream, instance string) bool {
 		return false
 	}
 	w.heardAt, w.stream = time.Now(), s
+	close(w.changed)
+	w.changed = make(chan struct{})
 	s.send(helloFrame(w.config.Instance, w.config.Version))
 	return true
 }
@@ -458,6 +481,8 @@ func (w *Watch) heard(frame *proto.CompanionFrame) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.heardAt = time.Now()
+	close(w.changed)
+	w.changed = make(chan struct{})
 	switch {
 	case frame.GetFlow() != nil:
 		f := frame.GetFlow()
@@ -481,11 +506,7 @@ func (w *Watch) heard(frame *proto.CompanionFrame) {
 			ended.exitCode = int(e.GetExitCode())
 		}
 		w.endings[e.GetConnectionId()] = ended
-	default:
-		return
 	}
-	close(w.changed)
-	w.changed = make(chan struct{})
 }
 
 // nudge sends on a channel of capacity 1 without waiting.

@@ -126,7 +126,7 @@ func TestNewAgentInstance(t *testing.T) {
 				for met := false; !met; {
 					elapse(100 * time.Millisecond)
 					w.mu.Lock()
-					met = !w.replaced.IsZero()
+					met = !w.replaced.IsZero() || w.ended
 					w.mu.Unlock()
 				}
 				test.after(w)
@@ -143,7 +143,7 @@ func TestNewAgentInstance(t *testing.T) {
 // TestServerNamesASuccessor: the server's word of a new instance makes the watch
 // ask at once instead of waiting for its next attempt.
 func TestServerNamesASuccessor(t *testing.T) {
-	session(t, func(t *testing.T, n *network, h *testHost, w *Watch) {
+	session(t, func(t *testing.T, n *network, _ *testHost, w *Watch) {
 		elapse(time.Second)
 		n.hole.Store(true) // the old stream stays open and silent
 		defer n.hole.Store(false)
@@ -157,7 +157,6 @@ func TestServerNamesASuccessor(t *testing.T) {
 		w.Presence("agent-2", true, false, disconnect.Attribution{})
 		requireEnded(t, w, disconnect.PeerCrashed, disconnect.Agent, "new agent process")
 		require.Less(t, time.Since(start), time.Second)
-		require.NoError(t, h.listener.Close())
 	})
 }
 
@@ -350,6 +349,20 @@ func TestWaitEndedStopsWithTheWatch(t *testing.T) {
 		_, _, ok := w.WaitEnded(t.Context(), 50001)
 		require.False(t, ok)
 		w.Goodbye(t.Context(), leaving) // waits for the other
+	})
+}
+
+func TestHeard(t *testing.T) {
+	session(t, func(t *testing.T, n *network, _ *testHost, w *Watch) {
+		require.True(t, w.Heard(t.Context(), time.Now().Add(-3*time.Second)))
+		now := time.Now()
+		require.True(t, w.Heard(t.Context(), now))
+		require.InDelta(t, 2, time.Since(now).Seconds(), 2)
+		n.hole.Store(true)
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		require.False(t, w.Heard(ctx, time.Now()))
+		require.False(t, w.Heard(t.Context(), time.Now()), "the watch ended")
 	})
 }
 
