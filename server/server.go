@@ -350,4 +350,3 @@ func (h httpLog) Handle(ctx context.Context, r slog.Record) error {
 	quiet.AddAttrs(slog.String("text", disconnect.Scrub(strings.TrimSpace(r.Message))))
 	return h.Handler.Handle(ctx, quiet)
 }
-
