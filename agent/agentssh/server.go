@@ -2,14 +2,34 @@ package agentssh
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net"
 	"net/netip"
+	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/crypto/ssh"
 
 	"fairlead.dev/fairlead/disconnect"
+)
+
+const (
+	defaultHandshakeTimeout = 30 * time.Second
+	defaultKillGrace        = 5 * time.Second
+
+	// tellTimeout bounds what is said to a peer before it is cut off.
+	tellTimeout = 200 * time.Millisecond
+
+	// settleTime is how long the transport's end is held back from the SSH layer.
+	// A channel close that arrived just before it is then known to be the cause,
+	// where x/crypto shows both in the same way.
+	settleTime = 100 * time.Millisecond
+
+	acceptRetry = 100 * time.Millisecond
+
+	serverVersion = "SSH-2.0-Fairlead"
 )
 
 // Config says how a Server serves. HostKey is required, everything else optional.
@@ -18,7 +38,8 @@ type Config struct {
 	Logger *slog.Logger
 	// HostKey identifies this agent to clients.
 	HostKey ssh.Signer
-	// Settings is called at the start of each session. Nil means zero settings.
+	// Settings is called at the start of each session and must not block. Nil means
+	// zero settings.
 	Settings func() Settings
 	// StripEnv lists environment names that no child process ever gets, from
 	// whatever source. An entry that ends in "_" or "*" is a prefix.
@@ -40,7 +61,9 @@ type Config struct {
 
 // Settings are what the workspace wants for one session.
 type Settings struct {
-	// Directory is where the session starts. Empty means the home directory.
+	// Directory is where the session starts; "~/" and relative paths start at the
+	// home directory, which is also the default. A missing directory is replaced by
+	// "/" with a warning in the log.
 	Directory string
 	// Environment is set for the session's process.
 	Environment map[string]string
@@ -57,31 +80,247 @@ const (
 	KindExec  Kind = "exec"
 )
 
-// Session describes a session that starts. Strings from the peer are scrubbed.
+// Session describes a session that starts. Text from the peer is scrubbed.
 type Session struct {
 	RemoteAddr    net.Addr
-	ClientVersion string
-	User          string
-	App           string
+	ClientVersion string // as in "SSH-2.0-OpenSSH_9.2"
+	User          string // the name the client asked for; it selects nothing
+	App           string // what the client said in the variable FAIRLEAD_APP
 	Kind          Kind
 }
 
 // Server serves SSH. Its methods are safe for concurrent use.
 type Server struct {
-	cfg Config
+	cfg       Config
+	ssh       *ssh.ServerConfig
+	logger    *slog.Logger
+	closing   chan struct{} // closed when Close begins
+	hard      chan struct{} // closed when Close has no time left
+	hardOnce  sync.Once
+	connected sync.WaitGroup // all of conns, until their last goroutine
+
+	mu        sync.Mutex // guards all below
+	closed    bool // closing is closed
+	listeners map[net.Listener]struct{}
+	conns     map[*conn]struct{}
 }
 
 // New returns a server that serves nothing until Serve or ServeConn is called.
-func New(cfg Config) *Server { return &Server{cfg: cfg} }
+func New(cfg Config) *Server {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Settings == nil {
+		cfg.Settings = func() Settings { return Settings{} }
+	}
+	if cfg.Judge == nil {
+		cfg.Judge = func(err error) disconnect.Attribution {
+			return disconnect.Judge(err, disconnect.AgentToClient, disconnect.Agent)
+		}
+	}
+	if cfg.HandshakeTimeout <= 0 {
+		cfg.HandshakeTimeout = defaultHandshakeTimeout
+	}
+	if cfg.KillGrace <= 0 {
+		cfg.KillGrace = defaultKillGrace
+	}
+	sc := &ssh.ServerConfig{NoClientAuth: true, ServerVersion: serverVersion}
+	sc.AddHostKey(cfg.HostKey)
+	return &Server{
+		cfg:       cfg,
+		ssh:       sc,
+		logger:    cfg.Logger,
+		closing:   make(chan struct{}),
+		hard:      make(chan struct{}),
+		listeners: make(map[net.Listener]struct{}),
+		conns:     make(map[*conn]struct{}),
+	}
+}
 
-// Serve accepts connections from l until l fails or the server is closed.
-func (s *Server) Serve(l net.Listener) error { return nil }
+// Serve accepts connections from l, which it closes, until l fails or the server is
+// closed; then it returns nil if the server was closed, and l's error otherwise. It
+// does not wait for the connections.
+func (s *Server) Serve(l net.Listener) error {
+	if !s.addListener(l) {
+		_ = l.Close()
+		return nil
+	}
+	defer s.removeListener(l)
+	for {
+		nc, err := l.Accept()
+		switch {
+		case err == nil:
+			if c := s.newConn(nc); c != nil {
+				go s.serve(c)
+			}
+		case s.isClosing():
+			return nil
+		case temporary(err):
+			s.logger.Warn("accept ssh connection failed", "error", err)
+			if !s.pause(acceptRetry) {
+				return nil
+			}
+		default:
+			return err
+		}
+	}
+}
 
-// ServeConn serves one connection and returns when it and its sessions ended.
-func (s *Server) ServeConn(nc net.Conn) {}
+// temporary reports whether accepting may work again later: Linux says so when
+// descriptors or memory run out, or the peer gave up in the backlog.
+func temporary(err error) bool {
+	return exhausted(err) || errors.Is(err, syscall.ECONNABORTED)
+}
 
-// EndPeer ends all connections of this peer for that cause.
-func (s *Server) EndPeer(addr netip.Addr, a disconnect.Attribution) {}
+func (s *Server) pause(d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-s.closing:
+		return false
+	}
+}
 
-// Close ends every session with this cause and waits.
-func (s *Server) Close(ctx context.Context, g disconnect.Goodbye) error { return nil }
+// ServeConn serves one connection and returns when it ended and the processes of its
+// sessions were dealt with. It closes nc.
+func (s *Server) ServeConn(nc net.Conn) {
+	if c := s.newConn(nc); c != nil {
+		s.serve(c)
+	}
+}
+
+// newConn registers nc, or closes it and returns nil when the server is closing.
+func (s *Server) newConn(nc net.Conn) *conn {
+	c := &conn{
+		srv:      s,
+		nc:       newRecordingConn(nc, settleTime),
+		stopped:  make(chan struct{}),
+		done:     make(chan struct{}),
+		sessions: make(map[*session]struct{}),
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		_ = nc.Close()
+		return nil
+	}
+	s.conns[c] = struct{}{}
+	s.connected.Add(1)
+	return c
+}
+
+func (s *Server) serve(c *conn) {
+	defer s.connected.Done()
+	defer func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.conns, c)
+	}()
+	c.serve()
+}
+
+// EndPeer ends all connections of this peer for that cause, which must be an ending
+// and not only an interruption. It does not wait for them. A cause that names the
+// client or the network means that the peer is gone: it is cut off without a word.
+func (s *Server) EndPeer(addr netip.Addr, a disconnect.Attribution) {
+	a = a.On(disconnect.AgentToClient)
+	for _, c := range s.snapshot() {
+		if ap, ok := addrPort(c.nc.RemoteAddr()); ok && ap.Addr().Unmap() == addr.Unmap() {
+			c.evidence.Set(a)
+			c.stop(a)
+		}
+	}
+}
+
+// Close refuses new connections and ends every session with this cause, unless it
+// ended for another one before. The user reads the cause on the session's standard
+// error, programs get it as the global request "disconnect@fairlead.dev". Processes
+// get SIGHUP, and SIGKILL after Config.KillGrace. Close returns when all goroutines
+// have ended. When ctx ends first, it kills and cuts what is left and returns
+// ctx's cause if that does not finish promptly either.
+func (s *Server) Close(ctx context.Context, g disconnect.Goodbye) error {
+	a := g.On(disconnect.AgentToClient)
+	s.mu.Lock()
+	if !s.closed {
+		s.closed = true
+		close(s.closing)
+	}
+	for l := range s.listeners {
+		_ = l.Close()
+	}
+	s.mu.Unlock()
+	for _, c := range s.snapshot() {
+		c.stop(a)
+	}
+	all := make(chan struct{})
+	go func() {
+		defer close(all)
+		s.connected.Wait()
+	}()
+	select {
+	case <-all:
+		return nil
+	case <-ctx.Done():
+	}
+	s.hardOnce.Do(func() { close(s.hard) })
+	for _, c := range s.snapshot() {
+		_ = c.nc.Close()
+	}
+	t := time.NewTimer(tellTimeout)
+	defer t.Stop()
+	select {
+	case <-all:
+		return nil
+	case <-t.C: // a process in an uninterruptible sleep
+		return context.Cause(ctx)
+	}
+}
+
+func (s *Server) snapshot() []*conn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := make([]*conn, 0, len(s.conns))
+	for c := range s.conns {
+		all = append(all, c)
+	}
+	return all
+}
+
+func (s *Server) addListener(l net.Listener) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return false
+	}
+	s.listeners[l] = struct{}{}
+	return true
+}
+
+func (s *Server) removeListener(l net.Listener) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.listeners, l)
+	_ = l.Close()
+}
+
+func (s *Server) isClosing() bool {
+	select {
+	case <-s.closing:
+		return true
+	default:
+		return false
+	}
+}
+
+func addrPort(a net.Addr) (netip.AddrPort, bool) {
+	if t, ok := a.(*net.TCPAddr); ok {
+		return t.AddrPort(), true
+	}
+	if a == nil {
+		return netip.AddrPort{}, false
+	}
+	ap, err := netip.ParseAddrPort(a.String())
+	return ap, err == nil
+}

@@ -1,0 +1,270 @@
+package agentssh
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"fairlead.dev/fairlead/disconnect"
+)
+
+// conn is one SSH connection. It ends in one of two ways: we stop it (end is set,
+// then stopped is closed, and tearDown takes it down), or the transport or the peer
+// ends it (end is set, then done is closed).
+type conn struct {
+	srv *Server
+	nc  *recordingConn
+	sc  *ssh.ServerConn
+
+	end      disconnect.Latch
+	declared atomic.Bool      // end is what the peer said, or proof of what it did
+	evidence disconnect.Latch // what EndPeer knew, even if the transport broke first
+
+	stopped chan struct{} // closed, under mu, when we ended the connection
+	done    chan struct{} // closed when no more packets arrive; end is set by then
+
+	goroutines sync.WaitGroup // everything serve started
+	live       sync.WaitGroup // the members of sessions
+
+	mu       sync.Mutex            // guards sessions
+	sessions map[*session]struct{} // those that run something
+}
+
+// stop ends the connection for cause a, unless it ended before, and returns at once.
+func (c *conn) stop(a disconnect.Attribution) {
+	// A transport that has failed already is judged as that; it only still has to
+	// get through to the SSH layer.
+	if c.nc.err() == nil {
+		c.end.Set(a)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if first, ok := c.end.Get(); ok {
+		for s := range c.sessions {
+			s.claim(first)
+		}
+	}
+	if !c.isStopped() {
+		close(c.stopped)
+	}
+}
+
+func (c *conn) isStopped() bool {
+	select {
+	case <-c.stopped:
+		return true
+	default:
+		return false
+	}
+}
+
+func (c *conn) serve() {
+	defer c.goroutines.Wait()
+	defer c.nc.Close()
+	channels, requests, err := c.handshake()
+	if err != nil {
+		return
+	}
+	c.goroutines.Go(func() { c.serveRequests(requests) })
+	c.goroutines.Go(func() {
+		select {
+		case <-c.stopped:
+			c.tearDown()
+		case <-c.done:
+		}
+	})
+	for ch := range channels {
+		c.open(ch)
+	}
+	c.finish(c.sc.Wait())
+}
+
+func (c *conn) handshake() (<-chan ssh.NewChannel, <-chan *ssh.Request, error) {
+	timeout := c.srv.cfg.HandshakeTimeout
+	timer := time.AfterFunc(timeout, func() {
+		c.end.Set(attribute(disconnect.SlowPeer, disconnect.Client, "ssh handshake took longer than "+timeout.String()))
+		_ = c.nc.Close()
+	})
+	over := make(chan struct{})
+	defer close(over)
+	c.goroutines.Go(func() {
+		select {
+		case <-c.stopped:
+			select {
+			case <-over:
+			default:
+				_ = c.nc.Close()
+			}
+		case <-over:
+		}
+	})
+	sc, channels, requests, err := ssh.NewServerConn(c.nc, c.srv.ssh)
+	if err == nil && !timer.Stop() {
+		// The timer closes the connection: it must not be served half dead.
+		_ = sc.Close()
+		err = errors.New("handshake was late")
+		c.drain(sc, channels, requests)
+	}
+	timer.Stop()
+	if err != nil {
+		c.handshakeFailed(err)
+		return nil, nil, err
+	}
+	c.sc = sc
+	c.nc.armed.Store(true)
+	return channels, requests, nil
+}
+
+// drain lets a connection that nobody will serve come to its end.
+func (c *conn) drain(sc *ssh.ServerConn, channels <-chan ssh.NewChannel, requests <-chan *ssh.Request) {
+	c.goroutines.Go(func() { ssh.DiscardRequests(requests) })
+	for ch := range channels {
+		_ = ch.Reject(ssh.ConnectionFailed, "connection is closing")
+	}
+	_ = sc.Wait()
+}
+
+// handshakeFailed logs only for debugging: there was no session that could end.
+func (c *conn) handshakeFailed(err error) {
+	if raw := c.nc.err(); raw != nil {
+		c.end.Set(c.srv.cfg.Judge(raw))
+	}
+	c.end.Set(attribute(disconnect.ProtocolError, disconnect.Client, err.Error()))
+	a, _ := c.end.Get()
+	c.srv.logger.LogAttrs(context.Background(), slog.LevelDebug, "ssh handshake failed", a.Attr())
+}
+
+// serveRequests answers global requests; keepalives of all kinds only need an answer.
+func (c *conn) serveRequests(requests <-chan *ssh.Request) {
+	for req := range requests {
+		_ = req.Reply(req.Type == "keepalive@openssh.com", nil)
+	}
+}
+
+func (c *conn) open(ch ssh.NewChannel) {
+	defer func() {
+		if r := recover(); r != nil {
+			c.srv.logger.Error("panic in ssh connection", "panic", fmt.Sprint(r), "stack", string(debug.Stack()))
+			c.stop(panicked(r))
+		}
+	}()
+	switch ch.ChannelType() {
+	case "session":
+		c.openSession(ch)
+	case "direct-tcpip", "direct-streamlocal@openssh.com":
+		_ = ch.Reject(ssh.Prohibited, "this agent does not forward ports yet")
+	default:
+		_ = ch.Reject(ssh.UnknownChannelType, "unsupported channel type: "+disconnect.Scrub(ch.ChannelType()))
+	}
+}
+
+func (c *conn) openSession(nch ssh.NewChannel) {
+	ch, requests, err := nch.Accept()
+	if err != nil {
+		return // the transport is gone
+	}
+	s := newSession(c, ch)
+	c.goroutines.Go(func() { s.serveRequests(requests) })
+}
+
+// register is called before s starts to run something; it reports false when the
+// connection is about to end.
+func (c *conn) register(s *session) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.isStopped() {
+		return false
+	}
+	c.sessions[s] = struct{}{}
+	c.live.Add(1)
+	return true
+}
+
+// forget is called when a registered session ended and was cleaned up.
+func (c *conn) forget(s *session) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.sessions, s)
+	c.live.Done()
+}
+
+// finish judges the end of the transport, of which err is what the SSH layer says.
+func (c *conn) finish(err error) {
+	defer close(c.done)
+	defer func() {
+		if r := recover(); r != nil {
+			c.srv.logger.Error("panic in ssh connection", "panic", fmt.Sprint(r), "stack", string(debug.Stack()))
+			c.end.Set(panicked(r))
+		}
+	}()
+	if _, ok := c.end.Get(); ok {
+		return // we ended it
+	}
+	a, declared := c.judge(err)
+	if c.end.Set(a) {
+		c.declared.Store(declared)
+	}
+}
+
+// judge returns what the transport's end means, and whether that is the peer's own
+// word, our decision about it or proof rather than an inference.
+func (c *conn) judge(err error) (_ disconnect.Attribution, declared bool) {
+	if code, text, ok := disconnectCode(err); ok {
+		return judgeDisconnect(code, text), true
+	}
+	if a, ok := c.evidence.Get(); ok {
+		return a, true
+	}
+	if c.srv.cfg.PeerEnding != nil {
+		if a, ok := c.srv.cfg.PeerEnding(c.nc.RemoteAddr()); ok {
+			return a.On(disconnect.AgentToClient), true
+		}
+	}
+	if raw := c.nc.err(); raw != nil {
+		return c.srv.cfg.Judge(raw), false
+	}
+	// The transport lives, so what arrived on it was not SSH.
+	return attribute(disconnect.ProtocolError, disconnect.Client, err.Error()), true
+}
+
+// tearDown takes a connection down that we ended. Nothing here waits for the peer
+// without a bound: closing the transport releases whatever is stuck in it.
+func (c *conn) tearDown() {
+	a, ok := c.end.Get()
+	if !ok || a.Initiator == disconnect.Client || a.Initiator == disconnect.Network {
+		_ = c.nc.Close()
+		return
+	}
+	limit := time.AfterFunc(2*tellTimeout+c.srv.cfg.KillGrace, func() { _ = c.nc.Close() })
+	defer limit.Stop()
+	told := c.tell(a)
+	c.live.Wait()
+	t := time.NewTimer(tellTimeout)
+	defer t.Stop()
+	select {
+	case <-told:
+	case <-t.C:
+	}
+	_ = c.sc.Close()
+}
+
+// tell sends the cause as a global request; the channel that it returns is closed
+// when the peer answered or cannot any more.
+func (c *conn) tell(a disconnect.Attribution) <-chan struct{} {
+	payload := ssh.Marshal(disconnectPayload{
+		Reason: uint32(a.Reason), Initiator: uint32(a.Initiator), Detail: disconnect.Scrub(a.Detail),
+	})
+	told := make(chan struct{})
+	c.goroutines.Go(func() {
+		defer close(told)
+		_, _, _ = c.sc.SendRequest(DisconnectRequest, true, payload)
+	})
+	return told
+}

@@ -1,0 +1,344 @@
+package agentssh
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"fairlead.dev/fairlead/disconnect"
+	"fairlead.dev/fairlead/pty"
+)
+
+const (
+	// ptyQuiet is how long a terminal may be silent, after its process ended and
+	// while something else still holds it open, before its output counts as done.
+	ptyQuiet = 500 * time.Millisecond
+
+	// inputSettle is how soon after its input ended a process may exit before the
+	// session asks whether the input ended because the client left.
+	inputSettle = 20 * time.Millisecond
+)
+
+// session is one session channel. Its first terminal cause is in end, and decides:
+// the process ended (awaitExit), the client left or the transport broke (gone is
+// closed, cause judges), or the connection was stopped (conn.stop claims).
+type session struct {
+	c      *conn
+	ch     ssh.Channel
+	stderr *lockedWriter
+
+	// Set by the goroutine that serves requests, before run begins.
+	pty      pty.PTY // nil without a terminal
+	term     string
+	env      []string
+	app      string
+	settings Settings
+	kind     Kind
+	proc     *process // nil if it did not start: see startErr
+	startErr error
+	id       string
+	ended    func(disconnect.Attribution, int)
+
+	end       disconnect.Latch
+	exited    atomic.Bool   // end is the exit of the process
+	gone      chan struct{} // closed when the channel is closed from the other side
+	goneAlone bool          // set before gone: the transport had not ended then
+	inputEnd  atomic.Int64  // when the input ended, Unix nanoseconds
+	reported  sync.Once
+	breakOnce sync.Once
+	broken    chan struct{} // closed when one of its goroutines panicked
+
+	mu       sync.Mutex // guards signaled
+	signaled map[string]bool
+}
+
+func newSession(c *conn, ch ssh.Channel) *session {
+	return &session{
+		c: c, ch: ch, stderr: &lockedWriter{w: ch.Stderr()},
+		gone: make(chan struct{}), broken: make(chan struct{}), signaled: make(map[string]bool),
+	}
+}
+
+// lockedWriter serialises the process's standard error with our last words on it.
+type lockedWriter struct {
+	mu sync.Mutex // guards w
+	w  io.Writer
+}
+
+func (l *lockedWriter) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.w.Write(b)
+}
+
+// run sees a session that was launched to its end: one log line, one ended call,
+// nothing left of the process group that the client does not want to keep.
+func (s *session) run() {
+	defer s.c.forget(s)
+	defer s.ch.Close()
+	defer s.cleanUp()
+	defer func() {
+		if r := recover(); r != nil {
+			s.logPanic(r)
+			s.end.Set(panicked(r))
+			s.report()
+		}
+	}()
+	if s.proc == nil {
+		s.end.Set(judgeStart(s.startErr))
+		s.report()
+		s.say("cannot start: " + s.startErr.Error())
+		return
+	}
+	flushed := s.await()
+	s.end.Set(s.cause())
+	s.report()
+	if !flushed && s.c.isStopped() {
+		a, _ := s.end.Get()
+		s.say(lastWords(a))
+	}
+	if s.exited.Load() {
+		s.sendStatus(flushed)
+	}
+}
+
+// await returns when the session is over, and whether all output was sent.
+func (s *session) await() (flushed bool) {
+	p := s.proc
+	output := make(chan struct{})
+	s.spawn(func() { s.awaitExit(p) })
+	s.spawn(func() { s.copyInput(p) })
+	s.spawn(func() {
+		defer close(output)
+		s.copyOutput(p)
+	})
+	select {
+	case <-p.exited:
+	case <-s.gone:
+		return false
+	case <-s.c.stopped:
+		return false
+	case <-s.broken:
+		return false
+	}
+	if s.pty != nil {
+		_ = s.pty.SetReadDeadline(time.Now().Add(ptyQuiet))
+	}
+	// The process ended, but what it started may still hold its pipes: like sshd,
+	// wait for the last of them to close for as long as the client does.
+	select {
+	case <-output:
+		return true
+	case <-s.gone:
+		return false
+	case <-s.c.stopped:
+		return false
+	case <-s.broken:
+		return false
+	}
+}
+
+// spawn runs f in a goroutine of the connection; a panic ends only this session.
+func (s *session) spawn(f func()) {
+	s.c.goroutines.Go(func() {
+		defer func() {
+			if r := recover(); r != nil {
+				s.logPanic(r)
+				s.end.Set(panicked(r))
+				s.breakOnce.Do(func() { close(s.broken) })
+			}
+		}()
+		f()
+	})
+}
+
+// awaitExit owns the process until it ended.
+func (s *session) awaitExit(p *process) {
+	defer close(p.exited)
+	st := p.wait()
+	s.inputSettled()
+	if s.peerLost() {
+		return // it died of that
+	}
+	s.mu.Lock()
+	source := sourceUnknown
+	if s.signaled[st.signal] {
+		source = sourceClient
+	} else if s.pty != nil && (st.signal == "INT" || st.signal == "QUIT") {
+		source = sourceTerminal
+	}
+	s.mu.Unlock()
+	if s.end.Set(judgeExit(st, source)) {
+		s.exited.Store(true)
+	}
+}
+
+// inputSettled tells a client that left from one that only ended its input: both end
+// the process's input, the former an instant before gone is closed.
+func (s *session) inputSettled() {
+	at := s.inputEnd.Load()
+	if at == 0 || time.Since(time.Unix(0, at)) > settleTime {
+		return
+	}
+	t := time.NewTimer(inputSettle)
+	defer t.Stop()
+	select {
+	case <-s.gone:
+	case <-t.C:
+	}
+}
+
+// peerLost reports whether the other side left, or its transport broke, already.
+func (s *session) peerLost() bool {
+	select {
+	case <-s.gone:
+		return true
+	default:
+		return s.c.nc.err() != nil
+	}
+}
+
+// claim records a as the end, unless another cause came first.
+func (s *session) claim(a disconnect.Attribution) {
+	if !s.peerLost() {
+		s.end.Set(a)
+	}
+}
+
+// cause returns why the session ended, once it did.
+func (s *session) cause() disconnect.Attribution {
+	if a, ok := s.end.Get(); ok {
+		return a
+	}
+	if !s.peerLost() && s.c.isStopped() {
+		if a, ok := s.c.end.Get(); ok {
+			return a
+		}
+	}
+	<-s.gone
+	if !s.goneAlone {
+		<-s.c.done
+		a, _ := s.c.end.Get()
+		return a
+	}
+	// Either the client closed the channel, or the connection is just ending: by a
+	// word of the client or by bytes that are not SSH.
+	t := time.NewTimer(settleTime)
+	defer t.Stop()
+	select {
+	case <-s.c.done:
+		if a, ok := s.c.end.Get(); ok && s.c.declared.Load() {
+			return a
+		}
+	case <-t.C:
+	}
+	return attribute(disconnect.ClientClosed, disconnect.Client, "client closed the session")
+}
+
+// report writes the log line and tells the tracker, the first time it is called.
+func (s *session) report() {
+	s.reported.Do(func() {
+		a, _ := s.end.Get()
+		code := -1
+		if s.exited.Load() {
+			code = s.proc.status.code
+		}
+		a.Log(context.Background(), s.c.srv.logger, "ssh session closed",
+			slog.String("connection_id", s.id), slog.Int("exit_code", code), slog.String("kind", string(s.kind)))
+		if s.ended != nil {
+			s.ended(a, code)
+		}
+	})
+}
+
+// sendStatus says how the process ended. Nothing may be sent after the EOF, so that
+// waits until all output went out.
+func (s *session) sendStatus(flushed bool) {
+	if flushed {
+		_ = s.ch.CloseWrite()
+	}
+	st := s.proc.status
+	if st.signal == "" {
+		_, _ = s.ch.SendRequest("exit-status", false, ssh.Marshal(exitStatusPayload{uint32(st.code)}))
+		return
+	}
+	_, _ = s.ch.SendRequest("exit-signal", false, ssh.Marshal(exitSignalPayload{Signal: st.signal, Core: st.core}))
+}
+
+func lastWords(a disconnect.Attribution) string {
+	text := "session ended by " + a.Initiator.String() + ": " + a.Reason.String()
+	if a.Detail != "" {
+		text += ": " + a.Detail
+	}
+	return text
+}
+
+// say writes one scrubbed line to the user, and waits a short while for it to leave.
+func (s *session) say(text string) {
+	line, eol := "fairlead: "+disconnect.Scrub(text), "\n"
+	if s.pty != nil { // the user's terminal may be raw, its cursor anywhere
+		line, eol = "\r\n"+line, "\r\n"
+	}
+	said := make(chan struct{})
+	s.c.goroutines.Go(func() {
+		defer close(said)
+		_, _ = s.stderr.Write([]byte(line + eol))
+	})
+	t := time.NewTimer(tellTimeout)
+	defer t.Stop()
+	select {
+	case <-said:
+	case <-t.C:
+	}
+}
+
+// cleanUp ends what the process left. After a normal end on pipes that is nothing:
+// as with sshd a background job lives on. A terminal's end hangs up its jobs.
+func (s *session) cleanUp() {
+	if s.proc == nil {
+		s.closePTY()
+		return
+	}
+	p := s.proc
+	defer p.close()
+	select {
+	case <-p.exited:
+		if s.c.isStopped() || s.peerLost() {
+			p.hangUp()
+		}
+		return
+	default:
+	}
+	p.hangUp()
+	t := time.NewTimer(s.c.srv.cfg.KillGrace)
+	defer t.Stop()
+	select {
+	case <-p.exited:
+		return
+	case <-t.C:
+	case <-s.c.srv.hard:
+	}
+	p.kill()
+	<-p.exited
+}
+
+func (s *session) closePTY() {
+	if s.pty != nil {
+		_ = s.pty.Close()
+	}
+}
+
+func (s *session) logPanic(r any) {
+	s.c.srv.logger.Error("panic in ssh session", "panic", fmt.Sprint(r), "stack", string(debug.Stack()))
+}
+
+func panicked(r any) disconnect.Attribution {
+	return attribute(disconnect.InternalError, disconnect.Agent, fmt.Sprintf("panic: %v", r))
+}
