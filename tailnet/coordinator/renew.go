@@ -1,0 +1,101 @@
+package coordinator
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// renewLoop keeps relay tokens and grants from lapsing, asks again for rights that
+// could not be decided, and ends streams that nobody reads.
+func (c *Coordinator) renewLoop() {
+	ticker := time.NewTicker(tickInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-c.ctx.Done():
+			return
+		case <-ticker.C:
+			for _, t := range c.renewStreams() {
+				c.recheck(c.ctx, t)
+			}
+		}
+	}
+}
+
+// renewStreams renews what needs no question, and returns the tunnels whose right is
+// to be asked for.
+func (c *Coordinator) renewStreams() (due []*tunnel) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := c.now()
+	for s := range c.sessions {
+		if s.out.stalled(now) > stallTimeout {
+			s.slowEnd("a message was not taken for " + stallTimeout.String())
+		} else if s.live && !now.Before(s.tokenRenewAt) {
+			s.sendAdmittedLocked(now)
+		}
+	}
+	for id, rec := range c.agents {
+		if rec.session == nil && now.Sub(rec.since) > GrantLife && !rec.presence.GetOnline() {
+			delete(c.agents, id) // nobody can have a tunnel to it any more
+		}
+	}
+	for _, m := range c.members {
+		for _, t := range m.tunnels {
+			switch {
+			case t.client != m: // seen from the other side
+			case !now.Before(t.expires):
+				c.dropLocked(t, nil)
+			case !now.Before(t.recheckAt):
+				due = append(due, t)
+			}
+		}
+	}
+	return due
+}
+
+// Recheck asks again for the rights behind the tunnels of a user, or of everyone
+// (userID ""), to a workspace, or to all (workspaceID ""), and ends those that no
+// longer exist. Call it after rights were withdrawn. An error means that some could
+// not be decided; those stay, and are asked for again soon.
+func (c *Coordinator) Recheck(ctx context.Context, userID, workspaceID string) error {
+	var due []*tunnel
+	c.mu.Lock()
+	for _, m := range c.members {
+		for _, t := range m.tunnels {
+			if t.client == m && (userID == "" || t.identity.ID == userID) && (workspaceID == "" || t.workspace == workspaceID) {
+				due = append(due, t)
+			}
+		}
+	}
+	c.mu.Unlock()
+	var errs []error
+	for _, t := range due {
+		errs = append(errs, c.recheck(ctx, t))
+	}
+	return errors.Join(errs...)
+}
+
+// recheck asks for the right behind one tunnel, and renews or ends it.
+func (c *Coordinator) recheck(ctx context.Context, t *tunnel) error {
+	c.mu.Lock()
+	identity, workspace := t.identity, t.workspace
+	c.mu.Unlock()
+	identity.TokenID = "" // the right is the user's, not the token's
+	id, err := c.authorize(ctx, identity, workspace)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if t.client.tunnels[t.agent.key] != t || t.identity.ID != identity.ID {
+		return nil // ended, or became another's, meanwhile
+	}
+	if errors.Is(err, ErrNotFound) || err == nil && id != workspace {
+		c.dropLocked(t, nil)
+		return nil
+	}
+	if err != nil {
+		c.logger.Error("authorize tunnel again failed", "peer_id", identity.ID, "error", err)
+	}
+	c.renewLocked(t, err == nil)
+	return err
+}
