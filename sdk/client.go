@@ -3,6 +3,7 @@ package sdk
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -201,7 +202,10 @@ func (c *Client) notFairlead(resp *http.Response) error {
 	if err != nil {
 		kind = "no readable type"
 	}
+	page, _ := io.ReadAll(io.LimitReader(resp.Body, 1024)) // only to recognise a hint
 	switch {
+	case c.base.Scheme == "http" && bytes.Contains(page, []byte("HTTP request to an HTTPS server")):
+		e.Message = fmt.Sprintf("the server at %s speaks https: use https://%s%s", c.base, c.base.Host, c.base.Path)
 	case resp.StatusCode/100 == 3:
 		e.Message = fmt.Sprintf("%s redirects to %q: use the address of the Fairlead server itself", c.base, disconnect.Scrub(resp.Header.Get("Location")))
 	case resp.StatusCode >= 502 && resp.StatusCode <= 504:
@@ -222,15 +226,37 @@ func (c *Client) unreachable(err error) error {
 	if errors.As(err, &urlErr) { // its text repeats method and URL
 		cause = urlErr.Err
 	}
-	var netErr net.Error
-	why := cause.Error()
-	switch {
-	case strings.Contains(why, "malformed HTTP"), strings.Contains(why, "first record does not look like a TLS handshake"),
-		strings.Contains(why, "server gave HTTP response to HTTPS client"):
+	if isForeign(cause) {
 		return &Error{Code: CodeNotFairlead, Err: err,
-			Message: fmt.Sprintf("%s is not a Fairlead server: %s", c.base, disconnect.Scrub(why))}
+			Message: fmt.Sprintf("%s is not a Fairlead server: it does not speak %s", c.base, strings.ToUpper(c.base.Scheme))}
+	}
+	why := cause.Error()
+	var netErr net.Error
+	switch {
 	case errors.As(err, &netErr) && netErr.Timeout():
 		why = "no answer in time"
+	case errors.Is(err, io.EOF):
+		why = "it closed the connection without an answer"
 	}
 	return &Error{Code: CodeUnreachable, Err: err, Message: fmt.Sprintf("cannot reach the server at %s: %s", c.base, disconnect.Scrub(why))}
+}
+
+// isForeign reports whether an error of net/http means that the other end speaks
+// something else than was asked of it. For most of these there is only the text.
+func isForeign(err error) bool {
+	var record tls.RecordHeaderError
+	if errors.As(err, &record) {
+		return true
+	}
+	text := err.Error()
+	for _, mark := range []string{
+		"malformed HTTP",
+		"server gave HTTP response to HTTPS client",
+		"readLoopPeekFailLocked: %!w(<nil>)", // it spoke before it was asked, as SSH does
+	} {
+		if strings.Contains(text, mark) {
+			return true
+		}
+	}
+	return false
 }
