@@ -3,7 +3,10 @@ package fairlead_test
 import (
 	"go/token"
 	"maps"
+	"os"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -322,5 +325,35 @@ func TestOnlyControlDecidesHowGRPCIsCarried(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+var architectureRow = regexp.MustCompile("^\\| (\\d) \\| ((?:`[^`]+`(?:, )?)+) \\|")
+
+// TestArchitecturePageShowsTheFloors compares the table for people with the data:
+// no floor may differ, and no package that exists may be missing.
+func TestArchitecturePageShowsTheFloors(t *testing.T) {
+	page, err := os.ReadFile("docs/architecture.md")
+	require.NoError(t, err)
+	floorOf, shown := floorOf(), map[string]bool{}
+	for line := range strings.Lines(string(page)) {
+		row := architectureRow.FindStringSubmatch(line)
+		if row == nil {
+			continue
+		}
+		for pkg := range strings.SplitSeq(row[2], ", ") {
+			pkg = strings.Trim(pkg, "`")
+			shown[pkg] = true
+			if floor, ok := floorOf[pkg]; !ok || row[1] != strconv.Itoa(floor) {
+				t.Errorf("docs/architecture.md shows %s on floor %s, layers_test.go has it on %d (listed: %v)", pkg, row[1], floor, ok)
+			}
+		}
+	}
+	for _, file := range goFiles(t) {
+		_, onFloor := floorOf[file.dir]
+		if onFloor && !shown[file.dir] && file.dir != "." && file.dir != "disconnect/docgen" {
+			shown[file.dir] = true
+			t.Errorf("docs/architecture.md does not show %s", file.dir)
+		}
 	}
 }
