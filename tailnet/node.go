@@ -3,9 +3,14 @@ package tailnet
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
 
 	"fairlead.dev/fairlead/tailnet/proto"
 )
@@ -29,68 +34,337 @@ type Options struct {
 	ListenPort uint16
 	// AllowInbound lists the TCP ports that peers may open on this node; empty: none.
 	AllowInbound []uint16
-	// DisablePortMapping keeps the node from asking the local gateway for a port
-	// (NAT-PMP, PCP, UPnP).
-	DisablePortMapping bool
 }
 
+// staleSession is the age of a WireGuard session that nobody has renewed: a living
+// one is renewed after 120 s at the latest.
+const staleSession = 135 * time.Second
+
 // Node is one member of a tailnet. All methods are safe for concurrent use.
-type Node struct{}
+type Node struct {
+	opts   Options
+	logger *slog.Logger
+	key    proto.NodeKey
+	addr   netip.Addr
 
-var errNotBuilt = errors.New("tailnet: not built yet")
+	engine *engine
+	stack  *netstack
+	shim   *shim // nil without DialRelay
+	stun   *loopSTUN
+	peers  *peerTable
+	self   *selfState
+	paths  *pathWatcher
 
-// NewNode starts a node. The caller must Close it.
-func NewNode(opts Options) (*Node, error) { return nil, errNotBuilt }
+	cancel context.CancelFunc // ends loops
+	loops  sync.WaitGroup
+
+	relays sync.Mutex  // held during SetDERPMap; taken before change
+	change sync.Mutex  // held during calls that change the engine, so that they have an order
+	closed atomic.Bool // set once, by Close, under change
+
+	closeOnce sync.Once
+}
+
+// NewNode starts a node; it needs no privileges and waits for nothing outside this
+// host. The caller must Close it.
+func NewNode(opts Options) (*Node, error) {
+	if opts.PrivateKey.IsZero() {
+		return nil, errors.New("start node: the private key is zero")
+	}
+	opts.AllowInbound = slices.Clone(opts.AllowInbound)
+	logger := opts.Logger
+	if logger == nil {
+		logger = slog.New(slog.DiscardHandler)
+	}
+	opts.PrivateKey.clamp()
+	key := opts.PrivateKey.Public()
+	n := &Node{
+		opts:   opts,
+		logger: logger.With(slog.String("node", key.Short())),
+		key:    key,
+		addr:   key.Address(),
+		peers:  newPeerTable(),
+		self:   newSelfState(key, opts.ForceRelay),
+	}
+	n.paths = newPathWatcher(func() map[proto.NodeKey]Path { return n.engine.paths() })
+	if err := n.start(); err != nil {
+		n.stop()
+		return nil, fmt.Errorf("start node: %w", err)
+	}
+	return n, nil
+}
+
+func (n *Node) start() (err error) {
+	device := newTunDevice(newGate(n.addr, n.opts.AllowInbound))
+	if n.stack, err = newNetstack(device.link, n.addr); err != nil {
+		return err
+	}
+	if n.opts.DialRelay != nil {
+		if n.stun, err = newLoopSTUN(); err != nil {
+			return err
+		}
+		if n.shim, err = newShim(n.logger, n.opts.DialRelay); err != nil {
+			return err
+		}
+	}
+	n.engine, err = newEngine(engineConfig{
+		key:         n.opts.PrivateKey,
+		addr:        n.addr,
+		device:      device,
+		listenPort:  n.opts.ListenPort,
+		inbound:     n.opts.AllowInbound,
+		forceRelay:  n.opts.ForceRelay,
+		logf:        newEngineLog(n.logger).logf,
+		peers:       n.peers,
+		onEndpoints: n.self.setEndpoints,
+		onHome:      n.self.setHome,
+	})
+	if err != nil {
+		_ = device.Close()
+		return err
+	}
+	n.self.start(n.engine.discoKey(), n.engine.localPort())
+	var ctx context.Context
+	ctx, n.cancel = context.WithCancel(context.Background())
+	n.loops.Go(func() { n.self.run(ctx) })
+	n.loops.Go(func() { n.paths.run(ctx, func() int { return len(n.peers.keys()) }) })
+	return nil
+}
 
 // Key returns the node's name.
-func (n *Node) Key() proto.NodeKey { return proto.NodeKey{} }
+func (n *Node) Key() proto.NodeKey { return n.key }
 
 // Addr returns the node's tailnet address.
-func (n *Node) Addr() netip.Addr { return n.Key().Address() }
+func (n *Node) Addr() netip.Addr { return n.addr }
 
 // Self returns what peers must know of this node now. The caller owns the message.
-func (n *Node) Self() *proto.Node { return nil }
+func (n *Node) Self() *proto.Node { return n.self.node() }
 
-// SetSelfCallback makes f receive every change of [Node.Self], and its present
-// value at once. Calls are made one at a time from a goroutine of the node; each
-// message belongs to f. nil removes the callback.
-func (n *Node) SetSelfCallback(f func(*proto.Node)) {}
+// SetSelfCallback makes f receive every change of [Node.Self], and its present value
+// at once. Calls are made one at a time from a goroutine of the node, never from
+// within SetSelfCallback; each message belongs to f, which must not call Close. nil
+// removes the callback.
+func (n *Node) SetSelfCallback(f func(*proto.Node)) { n.self.setCallback(f) }
 
 // SetDERPMap replaces the relays to use. stunHost is the host of the access URL, for
-// regions that name no STUN host of their own. nil: no relays.
-func (n *Node) SetDERPMap(m *proto.DERPMap, stunHost string) {}
+// regions that name no STUN host of their own. nil or an empty map: no relays. The
+// first region is used at once, a better one when the engine has measured it. It may
+// wait for a look-up of the STUN server's name for up to 300 ms.
+func (n *Node) SetDERPMap(m *proto.DERPMap, stunHost string) {
+	n.relays.Lock()
+	defer n.relays.Unlock()
+	if n.shim == nil || n.closed.Load() {
+		return
+	}
+	builder := &derpMapBuilder{port: n.shim.Port, resolve: resolveHost, loopSTUN: n.stun.port(), stunHost: stunHost}
+	dm, first := builder.build(m, func(id int32, err error) {
+		n.logger.Error("relay region left out", slog.Int("region", int(id)), slog.Any("error", err))
+	})
+	n.stun.set(nil)
+	if !anySTUN(m) {
+		n.stun.set(n.localAddrPort())
+	}
+	n.change.Lock()
+	defer n.change.Unlock()
+	if n.closed.Load() {
+		return
+	}
+	if first == 0 {
+		n.engine.setRelays(nil, 0)
+		n.self.setHome(0)
+		return
+	}
+	home := n.self.homeRegion()
+	if dm.Regions[home] == nil {
+		home = first
+	}
+	n.engine.setRelays(dm, home)
+	n.self.setHome(home)
+}
+
+// localAddrPort is an IPv4 address of this host's UDP socket, for the loopback STUN
+// responder.
+func (n *Node) localAddrPort() *netip.AddrPort {
+	port := n.engine.localPort()
+	for _, text := range n.Self().GetEndpoints() {
+		if ep, err := netip.ParseAddrPort(text); err == nil && ep.Addr().Is4() && ep.Port() == port {
+			return &ep
+		}
+	}
+	ep := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), port)
+	return &ep
+}
 
 // UpsertPeer installs a peer or replaces what is known of it. The peer is in the
-// packet engine when it returns.
-func (n *Node) UpsertPeer(peer *proto.Node) error { return errNotBuilt }
+// packet engine when it returns. A known peer with a new disco key is a new process:
+// its old session is dropped.
+func (n *Node) UpsertPeer(peer *proto.Node) error {
+	p, err := n.peers.prepare(peer)
+	if err != nil {
+		return fmt.Errorf("install peer: %w", err)
+	}
+	if p.key == n.key {
+		return errors.New("install peer: it is this node itself")
+	}
+	n.change.Lock()
+	defer n.change.Unlock()
+	if n.closed.Load() {
+		return fmt.Errorf("install peer: %w", net.ErrClosed)
+	}
+	p.node.ID = n.peers.idFor(p.key) // again, under the lock that orders changes
+	n.engine.upsert(n.peers, p)
+	n.paths.nudge()
+	return nil
+}
 
 // RemovePeer forgets a peer: no packet goes to it or comes from it any more when it
-// returns. An unknown peer is no error.
-func (n *Node) RemovePeer(key proto.NodeKey) {}
+// returns, and its open flows are cut. An unknown peer is no error.
+func (n *Node) RemovePeer(key proto.NodeKey) {
+	n.change.Lock()
+	defer n.change.Unlock()
+	p := n.peers.remove(key)
+	if p == nil || n.closed.Load() {
+		return
+	}
+	n.engine.remove(p)
+	n.stack.cut(key, errPeerRemoved)
+	n.paths.nudge()
+}
 
-// Listen accepts connections from peers on a TCP port of the node's tailnet address.
-// The port must be in Options.AllowInbound for a peer to reach it.
-func (n *Node) Listen(port uint16) (net.Listener, error) { return nil, errNotBuilt }
+// Listen accepts connections from peers on a TCP port of the node's tailnet address,
+// one of Options.AllowInbound. The listener ends with the node.
+func (n *Node) Listen(port uint16) (net.Listener, error) {
+	if !slices.Contains(n.opts.AllowInbound, port) {
+		return nil, fmt.Errorf("listen: port %d is not one that peers may open", port)
+	}
+	if n.closed.Load() {
+		return nil, &net.OpError{Op: "listen", Net: "tcp", Err: net.ErrClosed}
+	}
+	l, err := n.stack.listen(port, n.PeerByAddr)
+	if err != nil {
+		return nil, err // it says "listen" itself
+	}
+	return l, nil
+}
 
-// DialTCP connects to a port of an installed peer.
+// DialTCP connects to a port of an installed peer. It waits until the peer answers or
+// ctx ends; the error then is the context's cause. A port that the peer does not
+// allow never answers.
 func (n *Node) DialTCP(ctx context.Context, peer proto.NodeKey, port uint16) (net.Conn, error) {
-	return nil, errNotBuilt
+	p := n.peers.get(peer)
+	switch {
+	case n.closed.Load():
+		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: net.ErrClosed}
+	case p == nil:
+		return nil, fmt.Errorf("dial: peer %s is not installed", peer.Short())
+	}
+	n.paths.nudge()
+	c, err := n.stack.dial(ctx, netip.AddrPortFrom(p.route.Addr(), port), peer)
+	if err != nil {
+		return nil, err // it says "dial" itself
+	}
+	if n.peers.get(peer) == nil {
+		c.abort(errPeerRemoved) // removed meanwhile: cut may have missed it
+		return nil, &net.OpError{Op: "dial", Net: "tcp", Addr: c.RemoteAddr(), Err: errPeerRemoved}
+	}
+	return c, nil
 }
 
 // PeerByAddr returns the installed peer that has the tailnet address addr.
-func (n *Node) PeerByAddr(addr netip.Addr) (proto.NodeKey, bool) { return proto.NodeKey{}, false }
+func (n *Node) PeerByAddr(addr netip.Addr) (proto.NodeKey, bool) {
+	if p := n.peers.at(addr); p != nil {
+		return p.key, true
+	}
+	return proto.NodeKey{}, false
+}
 
 // Path returns how packets reach a peer now.
-func (n *Node) Path(peer proto.NodeKey) Path { return Path{} }
+func (n *Node) Path(peer proto.NodeKey) Path {
+	if n.closed.Load() {
+		return Path{}
+	}
+	return n.engine.paths()[peer]
+}
 
-// WatchPaths makes f receive every change of a peer's path until stop is called.
-func (n *Node) WatchPaths(f func(PathEvent)) (stop func()) { return func() {} }
+// WatchPaths makes f receive every change of a peer's path until stop is called,
+// beginning with those that are not PathNone when it is the first watcher. Calls
+// come one at a time from a goroutine of the node; f must not call Close. A call
+// that has begun may still be running when stop returns.
+func (n *Node) WatchPaths(f func(PathEvent)) (stop func()) { return n.paths.watch(f) }
 
-// SetCoordinated tells the node whether its server is reachable.
-func (n *Node) SetCoordinated(up bool) {}
+// SetCoordinated tells the node whether its server is reachable. Without it the node
+// keeps its home relay, for nobody would learn of a move.
+func (n *Node) SetCoordinated(up bool) {
+	n.change.Lock()
+	defer n.change.Unlock()
+	if !n.closed.Load() {
+		n.engine.setCoordinated(up)
+	}
+}
 
-// Kick makes the node look for a path to a peer at once.
-func (n *Node) Kick(peer proto.NodeKey) {}
+// Kick asks a peer for a sign of life over every path at once, without upstream's
+// limit of one try in 5 s. When the peer answers after a long silence, the side with
+// the lower key also renews the session. It waits for nothing; an unknown peer is no
+// error.
+func (n *Node) Kick(peer proto.NodeKey) {
+	n.change.Lock()
+	defer n.change.Unlock()
+	p := n.peers.get(peer)
+	if p == nil || n.closed.Load() {
+		return
+	}
+	n.engine.ping(p, func() {
+		n.paths.nudge()
+		if slices.Compare(n.key[:], peer[:]) < 0 {
+			n.renewStale(p)
+		}
+	})
+	n.paths.nudge()
+}
 
-// Close stops the node and everything that it started.
-func (n *Node) Close() error { return nil }
+// renewStale renews the session with a peer that has just answered a ping, if the
+// silence before has outlived it. It runs in a goroutine of the engine.
+func (n *Node) renewStale(p *enginePeer) {
+	n.change.Lock()
+	defer n.change.Unlock()
+	if n.closed.Load() || n.peers.get(p.key) == nil {
+		return
+	}
+	if age, ok := n.engine.sessionAge(p); ok && age > staleSession {
+		n.engine.renewSession(p)
+	}
+}
+
+// Close stops the node and everything that it started, and waits for it. Open flows
+// are reset. It must not be called from a callback of the node.
+func (n *Node) Close() error {
+	n.closeOnce.Do(func() {
+		n.change.Lock()
+		n.closed.Store(true)
+		n.change.Unlock()
+		n.stop()
+	})
+	return nil
+}
+
+// stop ends what has been started, users first: loops, stack, engine, relays.
+func (n *Node) stop() {
+	if n.cancel != nil {
+		n.cancel()
+	}
+	n.loops.Wait()
+	if n.stack != nil {
+		n.stack.close()
+	}
+	if n.engine != nil {
+		n.engine.close()
+	}
+	if n.shim != nil {
+		if err := n.shim.Close(); err != nil {
+			n.logger.Warn("relay shim did not close", slog.Any("error", err))
+		}
+	}
+	if n.stun != nil {
+		n.stun.close()
+	}
+}
