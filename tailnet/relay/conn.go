@@ -124,7 +124,7 @@ func (c *conn) Write(p []byte) (int, error) {
 		return n, nil
 	}
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		c.cause.Set(c.attribute(disconnect.SlowPeer, c.peer, "the node did not read within "+writeTimeout.String()))
+		c.cause.Set(c.attribute(disconnect.SlowPeer, c.peer, "the node did not read what was sent to it in time"))
 	}
 	// Other write errors are mostly secondary: the reader's is asked first.
 	c.mu.Lock()
@@ -135,13 +135,28 @@ func (c *conn) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// Close implements derp.Conn: the DERP server is done with the connection. If no
-// cause is known by then, the server did not like what it read.
+// Close implements derp.Conn. The DERP server also calls it when it gives up on the
+// connection for what it read, before it says why; then its last call, or finish,
+// closes.
 func (c *conn) Close() error {
-	if _, known := c.cause.Get(); !known {
-		c.cause.Set(c.whyClosed())
+	if _, known := c.cause.Get(); !known && !c.explained() {
+		return nil
 	}
+	return c.finish()
+}
+
+// finish closes the connection after the DERP server's part. If no cause is known by
+// now, the server did not like what it read.
+func (c *conn) finish() error {
+	c.cause.Set(c.whyClosed())
 	return c.close()
+}
+
+// explained reports whether there is more to go by than the DERP server's silence.
+func (c *conn) explained() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.werr != nil || c.word != "" || !c.Conn.Ending().IsZero()
 }
 
 func (c *conn) whyClosed() disconnect.Attribution {

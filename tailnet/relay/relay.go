@@ -79,6 +79,9 @@ type Config struct {
 	PingInterval, Silence time.Duration
 	// MaxConns bounds the connections at one time (16384 when zero).
 	MaxConns int
+
+	// For tests; the defaults are maxHandshake and writeTimeout.
+	handshake, write time.Duration
 }
 
 // Relay is a DERP server for the nodes that its Config admits. It is an http.Handler
@@ -114,6 +117,8 @@ func New(cfg Config) *Relay {
 	cfg.PingInterval = orDefault(cfg.PingInterval, defaultPingInterval)
 	cfg.Silence = orDefault(cfg.Silence, defaultSilence)
 	cfg.MaxConns = orDefault(cfg.MaxConns, defaultMaxConns)
+	cfg.handshake = orDefault(cfg.handshake, maxHandshake)
+	cfg.write = orDefault(cfg.write, writeTimeout)
 	r := &Relay{
 		cfg:     cfg,
 		done:    make(chan struct{}),
@@ -122,7 +127,7 @@ func New(cfg Config) *Relay {
 		proven:  make(map[proto.NodeKey][]*conn),
 	}
 	r.derp = derpserver.New(key.NewNode(), r.derpLog)
-	r.derp.SetTCPWriteTimeout(writeTimeout)
+	r.derp.SetTCPWriteTimeout(cfg.write)
 	r.wg.Go(r.keep)
 	return r
 }
@@ -277,7 +282,7 @@ func drop(m map[proto.NodeKey][]*conn, c *conn) {
 func (r *Relay) serve(c *conn) {
 	r.witness(Event{Kind: Opened}, c)
 	r.derp.Accept(c.ctx, c, c.buffers(), c.name())
-	c.Close() // Accept has closed it; the call makes sure that a cause is recorded
+	c.finish()
 
 	r.mu.Lock()
 	delete(r.byName, c.name())
@@ -379,7 +384,7 @@ func (r *Relay) keep() {
 }
 
 func (r *Relay) check(c *conn, now time.Time) {
-	if !c.proven.Load() && now.Sub(c.began) > maxHandshake {
+	if !c.proven.Load() && now.Sub(c.began) > r.cfg.handshake {
 		r.wg.Go(func() { c.cut(disconnect.SlowPeer, c.peer, "the relay handshake was not finished in time") })
 		return
 	}
