@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"time"
 
 	"github.com/google/uuid"
 	"golang.org/x/crypto/ssh"
@@ -113,7 +112,9 @@ func (a *agentAPI) ReportConnection(ctx context.Context, req *proto.ReportConnec
 		slog.String("type", typeNames[c.GetType()]),
 		slog.String("user", disconnect.Scrub(c.GetPrincipal())),
 		slog.String("ip", disconnect.Scrub(c.GetIp())),
-		slog.String("at", c.GetTimestamp().AsTime().Format(time.RFC3339Nano)),
+	}
+	if at := c.GetTimestamp(); at.IsValid() { // the agent's clock, for what it is worth
+		attrs = append(attrs, slog.Time("at", at.AsTime()))
 	}
 	if c.GetAction() == proto.Connection_CONNECT {
 		a.logger.LogAttrs(ctx, slog.LevelInfo, "connection opened", attrs...)
@@ -124,8 +125,9 @@ func (a *agentAPI) ReportConnection(ctx context.Context, req *proto.ReportConnec
 	return &proto.ReportConnectionResponse{}, nil
 }
 
-// typeNames are the words for connection types.
+// typeNames are the words for connection types. An agent may not know one.
 var typeNames = map[proto.Connection_Type]string{
+	proto.Connection_TYPE_UNSPECIFIED: "unspecified",
 	proto.Connection_SSH:              "ssh",
 	proto.Connection_VSCODE:           "vscode",
 	proto.Connection_JETBRAINS:        "jetbrains",

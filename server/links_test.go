@@ -1,0 +1,423 @@
+package server
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/crypto/ssh"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	agentproto "fairlead.dev/fairlead/agent/proto"
+	"fairlead.dev/fairlead/control"
+	"fairlead.dev/fairlead/disconnect"
+	"fairlead.dev/fairlead/disconnect/wire"
+	"fairlead.dev/fairlead/sdk"
+	"fairlead.dev/fairlead/server/store"
+	"fairlead.dev/fairlead/tailnet/coordinator"
+	"fairlead.dev/fairlead/tailnet/proto"
+	"fairlead.dev/fairlead/tailnet/relay"
+	"fairlead.dev/fairlead/testutil"
+	"fairlead.dev/fairlead/wsconn"
+)
+
+const patience = 20 * time.Second
+
+// recorded starts a server whose log lines the test reads as records.
+func recorded(t *testing.T, change func(*Options)) (*running, *testutil.Recorder) {
+	t.Helper()
+	logger, rec := testutil.NewLogRecorder(t)
+	return run(t, func(o *Options) {
+		o.Logger = logger
+		if change != nil {
+			change(o)
+		}
+	}), rec
+}
+
+// dial opens a control link; who is disconnect.Agent or disconnect.Client.
+func (s *running) dial(t *testing.T, who disconnect.Initiator, token, instance string) (*control.Link, error) {
+	t.Helper()
+	leg := disconnect.ClientToServer
+	if who == disconnect.Agent {
+		leg = disconnect.ServerToAgent
+	}
+	link, err := control.Dial(testutil.Context(t, patience), control.DialOptions{
+		AccessURL: s.URL(), Token: token, Instance: instance, Version: "test", ConnectType: leg, Self: who, Peer: disconnect.Server,
+	})
+	if err == nil {
+		t.Cleanup(func() { _ = link.Close(disconnect.Goodbye{Reason: disconnect.ClientClosed, Initiator: who}) })
+	}
+	return link, err
+}
+
+// agentLink opens the control link of a new workspace's agent.
+func (s *running) agentLink(t *testing.T, owner store.User, name string) (*control.Link, store.Workspace, string) {
+	t.Helper()
+	ws, token, err := s.createWorkspace(t.Context(), owner.ID, owner.Name, name)
+	require.NoError(t, err)
+	link, err := s.dial(t, disconnect.Agent, token, uuid.NewString())
+	require.NoError(t, err)
+	return link, ws, token
+}
+
+// waitOnline waits until a workspace's agent is, or is not, online.
+func (s *running) waitOnline(t *testing.T, workspaceID string, want bool) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		_, online := s.presence.since(workspaceID)
+		return online == want
+	}, patience, 5*time.Millisecond)
+}
+
+func ended(message string) func(testutil.Ending) bool {
+	return func(e testutil.Ending) bool { return e.Message == message }
+}
+
+func hostKey(t *testing.T) string {
+	t.Helper()
+	public, _, err := ed25519.GenerateKey(rand.Reader)
+	require.NoError(t, err)
+	key, err := ssh.NewPublicKey(public)
+	require.NoError(t, err)
+	return strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key)))
+}
+
+func TestAgentLinkLife(t *testing.T) {
+	dir := t.TempDir()
+	s, rec := recorded(t, func(o *Options) { o.StateDir = dir })
+	u, token := s.addUser(t, "ada", store.RoleMember)
+	link, ws, _ := s.agentLink(t, u, "dev")
+	s.waitOnline(t, ws.ID, true)
+	got, err := s.client(t, token).Workspace(t.Context(), "dev")
+	require.NoError(t, err)
+	require.Equal(t, sdk.AgentOnline, got.Agent.Status)
+	require.NotNil(t, got.Agent.Since)
+
+	require.NoError(t, link.Close(disconnect.Goodbye{Reason: disconnect.ServerShutdown, Initiator: disconnect.Agent, Detail: "SIG\x1b[31mTERM"}))
+	line := rec.WaitFor(testutil.Context(t, patience), ended("agent control link ended"))
+	require.Equal(t, disconnect.Attribution{ConnectType: disconnect.ServerToAgent, Reason: disconnect.ServerShutdown,
+		Initiator: disconnect.Agent, Detail: disconnect.Scrub("SIG\x1b[31mTERM")}, line.Attribution)
+	require.True(t, line.Expected)
+	require.Equal(t, ws.ID, line.Attrs["workspace_id"])
+	require.Equal(t, "ada", line.Attrs["user"])
+
+	check := func(s *running) {
+		got, err := s.client(t, token).Workspace(t.Context(), "dev")
+		require.NoError(t, err)
+		require.Equal(t, sdk.AgentOffline, got.Agent.Status)
+		require.NotNil(t, got.Agent.Since)
+		require.Equal(t, &sdk.Ending{Reason: "server_shutdown", Initiator: "agent", Expected: true,
+			Detail: disconnect.Scrub("SIG\x1b[31mTERM")}, got.Agent.Ending)
+		since, ending, ok := s.offline(t.Context(), ws.ID)
+		require.True(t, ok)
+		require.WithinDuration(t, time.Now(), since, time.Minute)
+		require.Equal(t, line.Attribution, ending)
+	}
+	check(s)
+	s.stop()
+	s, _ = recorded(t, func(o *Options) { o.StateDir = dir })
+	check(s)
+	require.Len(t, endingsOf(rec, "agent control link ended"), 1, "one line for one ending")
+}
+
+func endingsOf(rec *testutil.Recorder, message string) (all []testutil.Ending) {
+	for _, e := range rec.Endings() {
+		if e.Message == message {
+			all = append(all, e)
+		}
+	}
+	return all
+}
+
+// TestServerSaysGoodbye: every peer is told, each ending is logged, and how the
+// agents' links ended is known after the restart.
+func TestServerSaysGoodbye(t *testing.T) {
+	dir := t.TempDir()
+	s, rec := recorded(t, func(o *Options) { o.StateDir = dir })
+	u, token := s.addUser(t, "ada", store.RoleMember)
+	agentLink, ws, _ := s.agentLink(t, u, "dev")
+	clientLink, err := s.dial(t, disconnect.Client, token, uuid.NewString())
+	require.NoError(t, err)
+	relayed := s.relayConn(t)
+	s.waitOnline(t, ws.ID, true)
+	s.stop()
+
+	for link, leg := range map[*control.Link]disconnect.ConnectType{agentLink: disconnect.ServerToAgent, clientLink: disconnect.ClientToServer} {
+		<-link.Done()
+		end := link.Ending()
+		require.True(t, end.Goodbye)
+		require.Equal(t, disconnect.ServerShutdown, end.Reason)
+		require.Equal(t, disconnect.Server, end.Initiator)
+		require.Equal(t, leg, end.ConnectType)
+	}
+	_, err = relayed.Read(make([]byte, 1))
+	require.Error(t, err)
+	require.Equal(t, 4020, relayed.Ending().Code)
+
+	for message, leg := range map[string]disconnect.ConnectType{
+		"agent control link ended": disconnect.ServerToAgent, "client control link ended": disconnect.ClientToServer,
+	} {
+		lines := endingsOf(rec, message)
+		require.Len(t, lines, 1)
+		require.Equal(t, disconnect.Attribution{ConnectType: leg, Reason: disconnect.ServerShutdown,
+			Initiator: disconnect.Server, Detail: "the server is stopping"}, lines[0].Attribution)
+		require.True(t, lines[0].Expected)
+	}
+	require.Len(t, endingsOf(rec, "relay connection ended"), 1)
+
+	s, rec = recorded(t, func(o *Options) { o.StateDir = dir })
+	got, err := s.client(t, token).Workspace(t.Context(), "dev")
+	require.NoError(t, err)
+	require.Equal(t, &sdk.Ending{Reason: "server_shutdown", Initiator: "server", Expected: true, Detail: "the server is stopping"}, got.Agent.Ending)
+	require.Empty(t, rec.Endings(), "the former life ended well")
+}
+
+// relayConn opens a connection to the relay for a new node.
+func (s *running) relayConn(t *testing.T) *wsconn.Conn {
+	t.Helper()
+	var key proto.NodeKey
+	_, err := rand.Read(key[:])
+	require.NoError(t, err)
+	conn, err := s.dialRelay(t, s.signer.Sign(key, time.Now().Add(time.Hour)))
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = conn.Close() })
+	require.Eventually(t, func() bool { return s.relay.Connected(key) }, patience, 5*time.Millisecond)
+	return conn
+}
+
+func (s *running) dialRelay(t *testing.T, token string) (*wsconn.Conn, error) {
+	t.Helper()
+	return wsconn.Dial(testutil.Context(t, patience), s.URL().JoinPath("/api/v1/relay").String(), wsconn.DialOptions{
+		Header: http.Header{"Authorization": {"Bearer " + token}}, Subprotocols: []string{relay.Subprotocol},
+	})
+}
+
+func TestRelayIsNotOpen(t *testing.T) {
+	clock := newClock()
+	s := run(t, func(o *Options) { o.Now = clock.Now })
+	_, user := s.addUser(t, "ada", store.RoleAdmin)
+	var key proto.NodeKey
+	key[0] = 1
+	late := s.signer.Sign(key, clock.Now().Add(time.Minute))
+	clock.advance(time.Minute)
+	other := relay.NewTokenSigner([32]byte{1}).Sign(key, clock.Now().Add(time.Hour))
+	for _, token := range []string{"", "garbage", user, late, other} {
+		_, err := s.dialRelay(t, token)
+		var refused *wsconn.DialError
+		require.ErrorAs(t, err, &refused)
+		require.Equal(t, http.StatusUnauthorized, refused.Status)
+		require.Equal(t, "30", refused.Header.Get(sdk.HeaderReason))
+	}
+}
+
+func TestControlLinkNeedsAToken(t *testing.T) {
+	s := run(t, nil)
+	u, token := s.addUser(t, "ada", store.RoleMember)
+	for _, bad := range []string{"garbage", newAgentToken()} {
+		_, err := s.dial(t, disconnect.Client, bad, uuid.NewString())
+		require.Error(t, err)
+		a := control.JudgeDial(err, disconnect.ClientToServer, disconnect.Client, disconnect.Server)
+		require.Equal(t, disconnect.AuthFailed, a.Reason)
+		require.Equal(t, disconnect.Server, a.Initiator)
+	}
+	require.NoError(t, s.store.SetUserDisabled(t.Context(), u.ID, true))
+	_, err := s.dial(t, disconnect.Client, token, uuid.NewString())
+	require.Error(t, err)
+}
+
+// TestFormerLife: after a server that died without a word, its agents are not online.
+func TestFormerLife(t *testing.T) {
+	dir := t.TempDir()
+	db, err := store.Open(t.Context(), dir)
+	require.NoError(t, err)
+	seen := time.Now().Add(-time.Hour).Truncate(time.Microsecond).UTC()
+	owner := store.User{ID: uuid.NewString(), Name: "ada", Role: store.RoleAdmin, CreatedAt: seen}
+	require.NoError(t, db.CreateUser(t.Context(), owner))
+	ws := store.Workspace{ID: uuid.NewString(), OwnerID: owner.ID, Name: "dev", AgentTokenHash: "h", CreatedAt: seen}
+	require.NoError(t, db.CreateWorkspace(t.Context(), ws))
+	require.NoError(t, db.AgentConnected(t.Context(), ws.ID, "life", seen))
+	require.NoError(t, db.Close()) // without an ending
+
+	s, rec := recorded(t, func(o *Options) { o.StateDir = dir })
+	want := disconnect.Attribution{ConnectType: disconnect.ServerToAgent, Reason: disconnect.PeerCrashed,
+		Initiator: disconnect.Server, Detail: "the server died without a goodbye"}
+	since, ending, ok := s.offline(t.Context(), ws.ID)
+	require.True(t, ok)
+	require.Equal(t, seen, since)
+	require.Equal(t, want, ending)
+	lines := rec.Endings()
+	require.Len(t, lines, 1)
+	require.Equal(t, want, lines[0].Attribution)
+	require.False(t, lines[0].Expected)
+}
+
+// TestNewerLinkCounts: an agent that comes back before its old link is known to be
+// dead stays online when the old one ends.
+func TestNewerLinkCounts(t *testing.T) {
+	s, rec := recorded(t, nil)
+	u, _ := s.addUser(t, "ada", store.RoleMember)
+	ws, token, err := s.createWorkspace(t.Context(), u.ID, u.Name, "dev")
+	require.NoError(t, err)
+	instance := uuid.NewString()
+	old, err := s.dial(t, disconnect.Agent, token, instance)
+	require.NoError(t, err)
+	s.waitOnline(t, ws.ID, true)
+	first, _ := s.presence.since(ws.ID)
+	_, err = s.dial(t, disconnect.Agent, token, instance)
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { since, _ := s.presence.since(ws.ID); return since.After(first) }, patience, 5*time.Millisecond)
+
+	old.Abort(disconnect.Attribution{ConnectType: disconnect.ServerToAgent, Reason: disconnect.NetworkError, Initiator: disconnect.Network})
+	line := rec.WaitFor(testutil.Context(t, patience), ended("agent control link ended"))
+	require.False(t, line.Expected, "a cut without a goodbye is no clean end")
+	_, online := s.presence.since(ws.ID)
+	require.True(t, online)
+	row, err := s.store.WorkspaceByID(t.Context(), ws.ID)
+	require.NoError(t, err)
+	require.True(t, row.Agent.Online)
+}
+
+func TestManifestPinsTheHostKey(t *testing.T) {
+	s := run(t, nil)
+	u, userToken := s.addUser(t, "ada", store.RoleMember)
+	link, ws, token := s.agentLink(t, u, "dev")
+	ctx := testutil.Context(t, patience)
+	agent := agentproto.NewAgentServiceClient(link.RPC())
+	first, second := hostKey(t), hostKey(t)
+
+	for _, bad := range []string{"", "garbage", first + "\n" + second, "ssh-ed25519 AAAA", strings.Repeat("x", maxHostKey+1)} {
+		_, err := agent.GetManifest(ctx, &agentproto.GetManifestRequest{SshHostKey: bad})
+		require.Equal(t, codes.InvalidArgument, status.Code(err), "%.40q: %v", bad, err)
+	}
+	require.Empty(t, s.hostKey(ctx, ws.ID))
+	for range 2 {
+		m, err := agent.GetManifest(ctx, &agentproto.GetManifestRequest{SshHostKey: first + " a comment\n"})
+		require.NoError(t, err)
+		require.Equal(t, ws.ID, m.GetWorkspaceId())
+		require.Equal(t, "dev", m.GetWorkspaceName())
+		require.Equal(t, "ada", m.GetOwnerName())
+		require.Equal(t, first, s.hostKey(ctx, ws.ID))
+	}
+
+	again, err := s.dial(t, disconnect.Agent, token, uuid.NewString())
+	require.NoError(t, err)
+	_, err = agentproto.NewAgentServiceClient(again.RPC()).GetManifest(ctx, &agentproto.GetManifestRequest{SshHostKey: second})
+	require.Equal(t, codes.PermissionDenied, status.Code(err))
+	require.Contains(t, err.Error(), "registered with another SSH host key")
+	require.Equal(t, first, s.hostKey(ctx, ws.ID))
+
+	client, err := s.dial(t, disconnect.Client, userToken, uuid.NewString())
+	require.NoError(t, err)
+	_, err = agentproto.NewAgentServiceClient(client.RPC()).GetManifest(ctx, &agentproto.GetManifestRequest{SshHostKey: second})
+	require.Equal(t, codes.PermissionDenied, status.Code(err), "a client is no agent")
+}
+
+func TestReportConnection(t *testing.T) {
+	s, rec := recorded(t, nil)
+	u, userToken := s.addUser(t, "ada", store.RoleMember)
+	link, ws, _ := s.agentLink(t, u, "dev")
+	ctx := testutil.Context(t, patience)
+	report := func(rpc *control.Link, c *agentproto.Connection) error {
+		_, err := agentproto.NewAgentServiceClient(rpc.RPC()).ReportConnection(ctx, &agentproto.ReportConnectionRequest{Connection: c})
+		return err
+	}
+	id := uuid.New()
+	good := func() *agentproto.Connection {
+		return &agentproto.Connection{Id: id[:], Action: agentproto.Connection_CONNECT, Type: agentproto.Connection_SSH, Principal: "ad\x1ba"}
+	}
+	for name, spoil := range map[string]func(*agentproto.Connection){
+		"no id":          func(c *agentproto.Connection) { c.Id = nil },
+		"short id":       func(c *agentproto.Connection) { c.Id = id[:15] },
+		"zero id":        func(c *agentproto.Connection) { c.Id = make([]byte, 16) },
+		"no action":      func(c *agentproto.Connection) { c.Action = 0 },
+		"unknown action": func(c *agentproto.Connection) { c.Action = 9 },
+		"unknown type":   func(c *agentproto.Connection) { c.Type = 99 },
+	} {
+		c := good()
+		spoil(c)
+		require.Equal(t, codes.InvalidArgument, status.Code(report(link, c)), name)
+	}
+	require.Equal(t, codes.InvalidArgument, status.Code(report(link, nil)))
+
+	require.NoError(t, report(link, good()))
+	var opened *testutil.Record
+	for _, r := range rec.Records() {
+		if r.Message == "connection opened" {
+			opened = &r
+		}
+	}
+	require.NotNil(t, opened)
+	require.Equal(t, id.String(), opened.Attrs["connection_id"])
+	require.Equal(t, ws.ID, opened.Attrs["workspace_id"])
+	require.Equal(t, "ssh", opened.Attrs["type"])
+	require.NotContains(t, opened.Attrs["user"], "\x1b")
+
+	want := disconnect.Attribution{ConnectType: disconnect.AgentToClient, Reason: disconnect.ProcessExited, Initiator: disconnect.Agent, Detail: "exit 7"}
+	end := good()
+	end.Action, end.StatusCode, end.Attribution = agentproto.Connection_DISCONNECT, 7, wire.FromAttribution(want)
+	require.NoError(t, report(link, end))
+	line := rec.WaitFor(ctx, ended("connection ended"))
+	require.Equal(t, want, line.Attribution)
+	require.EqualValues(t, 7, line.Attrs["status_code"])
+
+	reason := "te\x1b[31mxt"
+	end.Attribution, end.Reason = nil, &reason
+	require.NoError(t, report(link, end))
+	lines := endingsOf(rec, "connection ended")
+	require.Len(t, lines, 2)
+	require.Equal(t, disconnect.Attribution{ConnectType: disconnect.AgentToClient, Detail: disconnect.Scrub(reason)}, lines[1].Attribution)
+
+	client, err := s.dial(t, disconnect.Client, userToken, uuid.NewString())
+	require.NoError(t, err)
+	require.Equal(t, codes.PermissionDenied, status.Code(report(client, good())))
+}
+
+func TestAuthorize(t *testing.T) {
+	s := run(t, nil)
+	ctx := t.Context()
+	root, _ := s.addUser(t, "root", store.RoleAdmin)
+	ada, _ := s.addUser(t, "ada", store.RoleMember)
+	bob, _ := s.addUser(t, "bob", store.RoleMember)
+	dev, _, err := s.createWorkspace(ctx, ada.ID, ada.Name, "dev")
+	require.NoError(t, err)
+	as := func(u store.User) control.Identity { return control.Identity{Kind: control.ClientPeer, ID: u.ID} }
+	for _, c := range []struct {
+		id   control.Identity
+		name string
+		ok   bool
+	}{
+		{as(ada), "dev", true}, {as(ada), "ada/dev", true}, {as(ada), dev.ID, true},
+		{as(root), "ada/dev", true}, {as(root), dev.ID, true}, {as(root), "dev", false},
+		{as(bob), "dev", false}, {as(bob), "ada/dev", false}, {as(bob), dev.ID, false},
+		{as(ada), "", false}, {as(ada), "nothing", false}, {as(ada), "a/b/c", false}, {as(ada), "dev\x00", false},
+		{as(ada), uuid.NewString(), false}, {as(store.User{ID: "nobody"}), "dev", false},
+		{control.Identity{Kind: control.AgentPeer, ID: ada.ID}, "dev", false},
+		{control.Identity{Kind: control.AgentPeer, ID: dev.ID}, dev.ID, false},
+		{control.Identity{ID: ada.ID}, "dev", false},
+	} {
+		got, err := s.authorize(ctx, c.id, c.name)
+		if c.ok {
+			require.NoError(t, err, c.name)
+			require.Equal(t, dev.ID, got)
+			continue
+		}
+		require.ErrorIs(t, err, coordinator.ErrNotFound, "%+v %q", c.id, c.name)
+	}
+
+	require.NoError(t, s.store.SetUserDisabled(ctx, ada.ID, true))
+	_, err = s.authorize(ctx, as(ada), "dev")
+	require.ErrorIs(t, err, coordinator.ErrNotFound)
+	dead, cancel := context.WithCancel(ctx)
+	cancel()
+	_, err = s.authorize(dead, as(root), "ada/dev")
+	require.Error(t, err)
+	require.NotErrorIs(t, err, coordinator.ErrNotFound, "a database that fails denies nothing")
+}
