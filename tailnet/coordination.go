@@ -146,6 +146,13 @@ func NewBasicCoordination(cfg CoordinationConfig) *BasicCoordination {
 // decision, carries an attribution (see [disconnect.FromError]).
 func (c *BasicCoordination) Wait() <-chan error { return c.wait }
 
+// Admitted reports whether the server ever admitted the node on this stream.
+func (c *BasicCoordination) Admitted() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.admitted
+}
+
 // Close ends the coordination, waits for its goroutines, and logs how it ended. With
 // nil it leaves in order: it says so, and waits up to a second for the server to end
 // the stream; an error means that the server did not. With an error it just ends the
@@ -245,7 +252,7 @@ func (c *BasicCoordination) next() (req *proto.CoordinateRequest, last bool) {
 			Installed: &proto.Installed{NodeKey: key.Bytes(), Generation: generation},
 		}}, false
 	}
-	if c.leaving {
+	if c.leaving && c.admitted {
 		return &proto.CoordinateRequest{Request: &proto.CoordinateRequest_Disconnect{Disconnect: &proto.Disconnect{}}}, true
 	}
 	return nil, false
@@ -367,10 +374,7 @@ func (c *BasicCoordination) handle(resp *proto.CoordinateResponse) error {
 		c.becomeAdmitted(a)
 		return nil
 	}
-	c.mu.Lock()
-	admitted := c.admitted
-	c.mu.Unlock()
-	if !admitted {
+	if !c.Admitted() {
 		return errors.New("coordinate: the server spoke before it admitted us")
 	}
 	switch m := resp.GetResponse().(type) {
@@ -397,10 +401,7 @@ func (c *BasicCoordination) becomeAdmitted(a *proto.Admitted) {
 	if c.cfg.OnAdmitted != nil {
 		c.cfg.OnAdmitted(a.GetRelayToken())
 	}
-	c.mu.Lock()
-	first := !c.admitted
-	c.mu.Unlock()
-	if !first {
+	if c.Admitted() {
 		return
 	}
 	c.cfg.Node.SetCoordinated(true)

@@ -15,7 +15,7 @@ import (
 // Bounds on what a node may say of itself and ask for.
 const (
 	maxEndpoints     = 64
-	maxEndpointText  = 64   // bytes; the longest IPv6 address and port have 47
+	maxEndpointText  = 64 // bytes; the longest IPv6 address and port have 47
 	maxHomeRelay     = 1<<16 - 1
 	maxWorkspaceText = 256  // bytes of a workspace's name or id
 	maxAnnounced     = 4096 // peers in one announcement

@@ -299,8 +299,11 @@ func (s *session) ending() disconnect.Attribution {
 	defer wait.Stop()
 	select {
 	case <-s.link.Done():
-		return s.link.Ending().Attribution
 	case <-wait.C:
+	case <-s.c.ctx.Done():
+	}
+	if a := s.link.Ending().Attribution; !a.IsZero() {
+		return a
 	}
 	cause := context.Cause(s.ctx)
 	var lost *streamLost
