@@ -166,9 +166,8 @@ func (s *Server) startTailnet(ctx context.Context) error {
 	}
 	s.signer = relay.NewTokenSigner(relayKey)
 	s.relay = relay.New(relay.Config{
-		Logger:  s.logger,
-		Admit:   func(token string) (proto.NodeKey, error) { return s.signer.Verify(token, s.opts.Now()) },
-		Witness: s.witness,
+		Logger: s.logger, // the relay writes down its connections' ends itself
+		Admit:  func(token string) (proto.NodeKey, error) { return s.signer.Verify(token, s.opts.Now()) },
 		Refuse: func(w http.ResponseWriter, r *http.Request, status int, reason disconnect.Reason, message string) {
 			writeError(w, r, s.logger, &refusal{status, reason.String(), message, reason})
 		},
@@ -194,20 +193,6 @@ func (s *Server) derpMap() *proto.DERPMap {
 		region.StunPort = uint32(s.stun.Addr().Port())
 	}
 	return &proto.DERPMap{Regions: []*proto.DERPRegion{region}}
-}
-
-// witness writes down what the relay saw.
-func (s *Server) witness(e relay.Event) {
-	attrs := []slog.Attr{
-		slog.Uint64("relay_connection", e.ID),
-		slog.String("node", e.Key.Short()),
-		slog.String("remote_addr", e.RemoteAddr),
-	}
-	if e.Kind == relay.Ended {
-		e.Ending.Log(s.background, s.logger, "relay connection ended", attrs...)
-		return
-	}
-	s.logger.LogAttrs(s.background, slog.LevelInfo, "relay connection opened", attrs...)
 }
 
 func (s *Server) getRelay(w http.ResponseWriter, r *http.Request, _ auth.Principal) error {
