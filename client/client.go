@@ -1,0 +1,283 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/url"
+	"sync"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	agentproto "fairlead.dev/fairlead/agent/proto"
+	"fairlead.dev/fairlead/control"
+	"fairlead.dev/fairlead/disconnect"
+	"fairlead.dev/fairlead/tailnet"
+	"fairlead.dev/fairlead/tailnet/proto"
+)
+
+// serverTimeout bounds the first contact with the server, and its answer about a
+// workspace.
+const serverTimeout = 15 * time.Second
+
+// Options say who the client is and how it reaches the server.
+type Options struct {
+	AccessURL *url.URL
+	Token     string
+	// Instance names this life of the client's process.
+	Instance, Version string
+	Logger            *slog.Logger // nil discards
+	// ForceRelay keeps all traffic on the relay.
+	ForceRelay bool
+	// OutageLimit is how long an agent may be silent; 0 means the default.
+	OutageLimit time.Duration
+	// Step is called with each step of connecting; nil: not.
+	Step func(string)
+}
+
+// Client is one process' presence in the tailnet: its node, and the link to the
+// server that keeps its peers current. The node's key is made for this process and
+// kept nowhere. Methods are safe for concurrent use.
+type Client struct {
+	options    Options
+	logger     *slog.Logger
+	node       *tailnet.Node
+	controller *tailnet.Controller
+	stop       context.CancelFunc // ends tasks
+	tasks      sync.WaitGroup
+
+	mu         sync.Mutex // guards workspaces
+	workspaces map[proto.NodeKey]*Workspace
+}
+
+// Open contacts the server and starts the node, both at the same time. The caller
+// must Close the client. An error is one sentence; [disconnect.FromError] tells its
+// attribution.
+func Open(ctx context.Context, options Options) (*Client, error) {
+	if options.Logger == nil {
+		options.Logger = slog.New(slog.DiscardHandler)
+	}
+	if options.Step == nil {
+		options.Step = func(string) {}
+	}
+	c := &Client{options: options, logger: options.Logger, workspaces: make(map[proto.NodeKey]*Workspace)}
+	options.Step("contacting the server")
+	key := tailnet.NewPrivateKey()
+	relay := tailnet.NewRelayDialer(options.AccessURL, nil)
+
+	var node *tailnet.Node
+	var nodeErr error
+	started := make(chan struct{})
+	go func() {
+		defer close(started)
+		node, nodeErr = tailnet.NewNode(tailnet.Options{
+			PrivateKey: key, Logger: c.logger, DialRelay: relay.Dial, ForceRelay: options.ForceRelay,
+		})
+	}()
+	link, err := c.dialServer(ctx)
+	<-started
+	if err != nil || nodeErr != nil {
+		abandonStart(link, node)
+		if err != nil {
+			return nil, contactFailure(ctx, options.AccessURL, err)
+		}
+		return nil, fmt.Errorf("start tailnet node: %w", nodeErr)
+	}
+	c.node = node
+	book := tailnet.NewPeerBook(tailnet.PeerBookOptions{Remove: node.RemovePeer})
+	running, stop := context.WithCancel(context.WithoutCancel(ctx))
+	c.stop = stop
+	c.tasks.Go(func() { book.Run(running) })
+	c.controller = tailnet.NewController(tailnet.ControllerConfig{
+		Dial: c.dialAfter(link), Node: node, Book: book, Key: key, Logger: c.logger,
+		ConnectType: disconnect.ClientToServer, Initiator: disconnect.Client,
+		StunHost:     options.AccessURL.Hostname(),
+		OnRelayToken: relay.SetToken, OnPresence: c.presence,
+	})
+	c.controller.Start(running)
+	return c, nil
+}
+
+// abandonStart takes down what was started when the other half failed.
+func abandonStart(link *control.Link, node *tailnet.Node) {
+	if link != nil {
+		_ = link.Close(disconnect.Goodbye{
+			Reason: disconnect.ClientClosed, Initiator: disconnect.Client, Detail: "the client could not start its tailnet node",
+		})
+	}
+	if node != nil {
+		_ = node.Close()
+	}
+}
+
+func (c *Client) dialServer(ctx context.Context) (*control.Link, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, serverTimeout, &disconnect.EndedError{Attribution: disconnect.Attribution{
+		ConnectType: disconnect.ClientToServer,
+		Reason:      disconnect.NetworkTimeout,
+		Initiator:   disconnect.Network,
+		Detail:      fmt.Sprintf("no answer for %v", serverTimeout),
+	}})
+	defer cancel()
+	return control.Dial(ctx, control.DialOptions{
+		AccessURL: c.options.AccessURL, Token: c.options.Token,
+		Instance: c.options.Instance, Version: c.options.Version,
+		ConnectType: disconnect.ClientToServer, Self: disconnect.Client, Peer: disconnect.Server,
+		Logger: c.logger,
+	})
+}
+
+// dialAfter returns the controller's dial, which begins with the link that is open.
+func (c *Client) dialAfter(first *control.Link) func(context.Context) (*control.Link, error) {
+	links := make(chan *control.Link, 1)
+	links <- first
+	return func(ctx context.Context) (*control.Link, error) {
+		select {
+		case link := <-links:
+			return link, nil
+		default:
+			return c.dialServer(ctx)
+		}
+	}
+}
+
+// contactFailure says in one sentence why the server could not be reached.
+func contactFailure(ctx context.Context, access *url.URL, err error) error {
+	a, ok := disconnect.FromError(err)
+	if !ok {
+		a = control.JudgeDial(err, disconnect.ClientToServer, disconnect.Client, disconnect.Server)
+	}
+	if ctx.Err() != nil {
+		a = disconnect.Judge(context.Cause(ctx), disconnect.ClientToServer, disconnect.Client)
+	}
+	return failed("contact the server at "+disconnect.Scrub(access.Redacted()), a, err)
+}
+
+// Reach opens the way to a workspace, named by NAME or OWNER/NAME. An error is one
+// sentence; a [*tailnet.RefusedError] in it is the server's refusal.
+func (c *Client) Reach(ctx context.Context, name string) (*Workspace, error) {
+	c.options.Step("finding the workspace")
+	tunnelCtx, cancel := context.WithTimeoutCause(ctx, serverTimeout, &disconnect.EndedError{Attribution: disconnect.Attribution{
+		ConnectType: disconnect.ClientToServer,
+		Reason:      disconnect.NetworkTimeout,
+		Initiator:   disconnect.Network,
+		Detail:      fmt.Sprintf("not ready within %v", serverTimeout),
+	}})
+	defer cancel()
+	tunnel, err := c.controller.Tunnel(tunnelCtx, name)
+	if err != nil {
+		return nil, c.tunnelFailure(ctx, name, err)
+	}
+	c.options.Step("connecting to the workspace")
+	w, err := openWorkspace(ctx, c.workspaceConfig(name, tunnel), func(w *Workspace) { c.adopt(tunnel.Key, w) })
+	if err != nil {
+		c.forget(tunnel.Key)
+		return nil, err
+	}
+	return w, nil
+}
+
+func (c *Client) workspaceConfig(name string, tunnel tailnet.Tunnel) workspaceConfig {
+	// A key that does not parse pins nothing, and then no agent is accepted.
+	hostKey, _, _, _, _ := ssh.ParseAuthorizedKey([]byte(tunnel.SSHHostKey))
+	dial := func(port uint16) func(context.Context) (net.Conn, error) {
+		return func(ctx context.Context) (net.Conn, error) { return c.node.DialTCP(ctx, tunnel.Key, port) }
+	}
+	return workspaceConfig{
+		name: name, hostKey: hostKey,
+		dialSSH: dial(agentproto.SSHPort), dialCompanion: dial(agentproto.CompanionPort),
+		instance: c.options.Instance, version: c.options.Version,
+		logger: c.logger, outageLimit: c.options.OutageLimit,
+	}
+}
+
+// adopt makes w hear of its agent's life, from the last that is known on.
+func (c *Client) adopt(key proto.NodeKey, w *Workspace) {
+	c.mu.Lock()
+	c.workspaces[key] = w
+	c.mu.Unlock()
+	if p, ok := c.controller.Presence(key); ok {
+		w.presence(p.Instance, p.Online, p.Goodbye, p.Ending)
+	}
+}
+
+func (c *Client) forget(key proto.NodeKey) {
+	c.mu.Lock()
+	delete(c.workspaces, key)
+	c.mu.Unlock()
+	c.controller.RemoveTunnel(key)
+}
+
+func (c *Client) presence(key proto.NodeKey, p tailnet.Presence) {
+	c.mu.Lock()
+	w := c.workspaces[key]
+	c.mu.Unlock()
+	if w != nil {
+		w.presence(p.Instance, p.Online, p.Goodbye, p.Ending)
+	}
+}
+
+// tunnelFailure says in one sentence why there is no way to a workspace.
+func (c *Client) tunnelFailure(ctx context.Context, name string, err error) error {
+	var refused *tailnet.RefusedError
+	if errors.As(err, &refused) {
+		return &refusal{text: refusalText(name, refused, time.Now()), err: refused}
+	}
+	return contactFailure(ctx, c.options.AccessURL, err)
+}
+
+// refusal is the server's refusal in one sentence.
+type refusal struct {
+	text string
+	err  *tailnet.RefusedError
+}
+
+func (r *refusal) Error() string { return r.text }
+func (r *refusal) Unwrap() error { return r.err }
+
+func refusalText(name string, refused *tailnet.RefusedError, now time.Time) string {
+	name = disconnect.Scrub(name)
+	switch refused.Code {
+	case proto.Refusal_NOT_FOUND:
+		return "there is no workspace " + name
+	case proto.Refusal_AGENT_OFFLINE:
+		text := "the agent of workspace " + name + " is offline"
+		if !refused.Since.IsZero() {
+			text += fmt.Sprintf(" since %s (%v ago)", refused.Since.Local().Format("2006-01-02 15:04:05"),
+				max(now.Sub(refused.Since), 0).Round(time.Second))
+		}
+		if !refused.Ending.IsZero() {
+			text += "; it ended with " + refused.Ending.String()
+		}
+		return text
+	default:
+		return "the server refused workspace " + name + ": " + disconnect.Scrub(refused.Message)
+	}
+}
+
+// Close leaves: it says g to the agents of all workspaces, then to the server, and
+// stops the node. It waits for each to have heard it, for a few hundred milliseconds
+// at most or until ctx ends.
+func (c *Client) Close(ctx context.Context, g disconnect.Goodbye) {
+	c.mu.Lock()
+	var leaving sync.WaitGroup
+	for key, w := range c.workspaces {
+		delete(c.workspaces, key)
+		leaving.Go(func() { w.Goodbye(ctx, g) })
+	}
+	c.mu.Unlock()
+	// The agents first: the server makes them forget us.
+	leaving.Wait()
+	ctx, cancel := context.WithTimeout(ctx, leaveWait)
+	defer cancel()
+	if err := c.controller.Close(ctx, g); err != nil {
+		c.logger.Debug("close control link", "error", err)
+	}
+	c.stop()
+	c.tasks.Wait()
+	if err := c.node.Close(); err != nil {
+		c.logger.Debug("close tailnet node", "error", err)
+	}
+}

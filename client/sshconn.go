@@ -1,0 +1,288 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
+	"strings"
+	"sync"
+
+	"golang.org/x/crypto/ssh"
+
+	"fairlead.dev/fairlead/disconnect"
+	"fairlead.dev/fairlead/disconnect/wire"
+)
+
+const (
+	clientVersion = "SSH-2.0-Fairlead"
+	// sshUser selects nothing: the agent knows who its peer is.
+	sshUser = "fairlead"
+	// disconnectRequest is the global request by which an agent says why it is about
+	// to close: uint32 reason, uint32 initiator, string detail.
+	disconnectRequest = "disconnect@fairlead.dev"
+)
+
+// HostKeyError says that the agent's SSH host key is not the one that the server
+// pinned: whoever answered is not the agent, or has lost its state.
+type HostKeyError struct {
+	Workspace string
+	Got, Want string // SHA256 fingerprints
+}
+
+// Error implements error.
+func (e *HostKeyError) Error() string {
+	return fmt.Sprintf("refuse to connect to workspace %s: its SSH host key is %s, but the server pinned %s",
+		disconnect.Scrub(e.Workspace), e.Got, e.Want)
+}
+
+// attribution says that nobody proved to be the agent.
+func (e *HostKeyError) attribution() disconnect.Attribution {
+	return disconnect.Attribution{
+		ConnectType: disconnect.AgentToClient,
+		Reason:      disconnect.TLSFailure,
+		Initiator:   disconnect.Network,
+		Detail:      "ssh host key " + e.Got + " is not the pinned " + e.Want,
+	}
+}
+
+// sshConn is one SSH connection to the agent, with what is known of its ending.
+type sshConn struct {
+	client *ssh.Client
+	raw    *recordedConn
+	port   uint16           // ours, by which the agent names the connection
+	told   disconnect.Latch // what the agent said over SSH before closing
+	heard  chan struct{}    // closed when told is set
+	dead   chan struct{}    // closed when the SSH layer has ended; err is set before
+	err    error
+	tasks  sync.WaitGroup // the goroutines that serve requests and wait for the end
+}
+
+// handshake makes nc an SSH connection to the agent with the pinned host key. It
+// owns nc from now on, and closes it when it fails.
+func handshake(ctx context.Context, nc net.Conn, workspace string, hostKey ssh.PublicKey) (*sshConn, error) {
+	c := &sshConn{raw: &recordedConn{Conn: nc}, heard: make(chan struct{}), dead: make(chan struct{})}
+	if ap, err := netip.ParseAddrPort(nc.LocalAddr().String()); err == nil {
+		c.port = ap.Port()
+	}
+	stop := context.AfterFunc(ctx, func() { _ = nc.Close() })
+	var identity error
+	conn, channels, requests, err := ssh.NewClientConn(c.raw, nc.RemoteAddr().String(), &ssh.ClientConfig{
+		User:          sshUser,
+		ClientVersion: clientVersion,
+		HostKeyCallback: func(_ string, _ net.Addr, key ssh.PublicKey) error {
+			identity = checkHostKey(workspace, key, hostKey)
+			return identity
+		},
+	})
+	if !stop() && err == nil {
+		_ = conn.Close()
+		err = context.Cause(ctx)
+		go ssh.DiscardRequests(requests)
+	}
+	if err != nil {
+		_ = nc.Close()
+		return nil, handshakeFailure(ctx, c, workspace, identity, err)
+	}
+	c.tasks.Go(func() { c.serveRequests(requests) })
+	none := make(chan *ssh.Request)
+	close(none)
+	c.client = ssh.NewClient(conn, channels, none)
+	c.tasks.Go(func() {
+		defer close(c.dead)
+		c.err = c.client.Wait()
+	})
+	return c, nil
+}
+
+// handshakeFailure says in one sentence why there is no SSH connection.
+func handshakeFailure(ctx context.Context, c *sshConn, workspace string, identity, err error) error {
+	var mismatch *HostKeyError
+	switch {
+	case errors.As(identity, &mismatch):
+		return &failure{text: mismatch.Error(), ended: &disconnect.EndedError{Attribution: mismatch.attribution(), Err: mismatch}}
+	case ctx.Err() != nil:
+		return failed("open ssh connection to workspace "+disconnect.Scrub(workspace), judge(context.Cause(ctx)), err)
+	default:
+		return failed("open ssh connection to workspace "+disconnect.Scrub(workspace), c.transport(err), err)
+	}
+}
+
+func checkHostKey(workspace string, got, want ssh.PublicKey) error {
+	if want != nil && string(got.Marshal()) == string(want.Marshal()) {
+		return nil
+	}
+	e := &HostKeyError{Workspace: workspace, Got: ssh.FingerprintSHA256(got), Want: "no key"}
+	if want != nil {
+		e.Want = ssh.FingerprintSHA256(want)
+	}
+	return e
+}
+
+// serveRequests listens for the agent's last word until the connection ends.
+func (c *sshConn) serveRequests(requests <-chan *ssh.Request) {
+	for req := range requests {
+		a, ok := parseDisconnect(req)
+		if ok && c.told.Set(a) {
+			close(c.heard)
+		}
+		if req.WantReply {
+			_ = req.Reply(ok, nil)
+		}
+	}
+}
+
+// parseDisconnect reads the agent's last word.
+func parseDisconnect(req *ssh.Request) (disconnect.Attribution, bool) {
+	var payload struct {
+		Reason, Initiator uint32
+		Detail            string
+	}
+	if req.Type != disconnectRequest || ssh.Unmarshal(req.Payload, &payload) != nil {
+		return disconnect.Attribution{}, false
+	}
+	return wire.ToAttribution(&wire.Attribution{
+		ConnectType: uint32(disconnect.AgentToClient),
+		Reason:      payload.Reason, Initiator: payload.Initiator, Detail: payload.Detail,
+	}), true
+}
+
+// close ends the connection and waits for its goroutine. The cause has to be
+// recorded before.
+func (c *sshConn) close() {
+	_ = c.raw.Close()
+	_ = c.client.Close()
+	c.tasks.Wait()
+}
+
+// broken says what the connection's end means by itself. One that still lives has
+// lost its channel only.
+func (c *sshConn) broken() disconnect.Attribution {
+	select {
+	case <-c.dead:
+		return c.transport(c.err)
+	default:
+		return disconnect.Attribution{
+			ConnectType: disconnect.AgentToClient,
+			Reason:      disconnect.NetworkError,
+			Initiator:   disconnect.Network,
+			Detail:      "the session's channel was closed without an exit status",
+		}
+	}
+}
+
+// transport says how the connection ended when nobody told: by the error that its
+// socket gave first, or else by what SSH made of the bytes.
+func (c *sshConn) transport(err error) disconnect.Attribution {
+	if a, ok := sshDisconnect(err); ok {
+		return a
+	}
+	if raw := c.raw.first(); raw != nil {
+		return judge(raw)
+	}
+	a := disconnect.Attribution{ConnectType: disconnect.AgentToClient, Reason: disconnect.ProtocolError, Initiator: disconnect.Agent}
+	if err != nil {
+		a.Detail = disconnect.Scrub(err.Error())
+	}
+	return a
+}
+
+// sshDisconnect says what an SSH disconnect message from the agent means (RFC 4253
+// section 11.1). x/crypto/ssh gives it as text only.
+func sshDisconnect(err error) (disconnect.Attribution, bool) {
+	if err == nil {
+		return disconnect.Attribution{}, false
+	}
+	_, rest, ok := strings.Cut(err.Error(), "ssh: disconnect, reason ")
+	if !ok {
+		return disconnect.Attribution{}, false
+	}
+	number, _, _ := strings.Cut(rest, ":")
+	code, perr := strconv.Atoi(number)
+	if perr != nil {
+		return disconnect.Attribution{}, false
+	}
+	a := disconnect.Attribution{
+		ConnectType: disconnect.AgentToClient,
+		Reason:      disconnect.ProtocolError,
+		Initiator:   disconnect.Client, // who complains of our bytes names us
+		Detail:      disconnect.Scrub("ssh disconnect " + rest),
+	}
+	switch code {
+	case 1, 14, 15:
+		a.Reason, a.Initiator = disconnect.AuthFailed, disconnect.Agent
+	case 3, 8:
+		a.Reason, a.Initiator = disconnect.VersionMismatch, disconnect.Agent
+	case 7:
+		a.Reason, a.Initiator = disconnect.ResourceExhausted, disconnect.Agent
+	case 10:
+		a.Reason, a.Initiator = disconnect.NetworkError, disconnect.Network
+	case 11:
+		a.Reason, a.Initiator = disconnect.ServerShutdown, disconnect.Agent
+	case 12:
+		a.Reason, a.Initiator = disconnect.LimitExceeded, disconnect.Agent
+	}
+	return a, true
+}
+
+// recordedConn remembers the first error that its reads and writes gave before it
+// was closed here.
+type recordedConn struct {
+	net.Conn
+
+	mu     sync.Mutex // guards err and closed
+	err    error
+	closed bool
+}
+
+func (c *recordedConn) record(err error) {
+	if err == nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return
+	}
+	// A write fails with "closed" or a broken pipe as a consequence of what the
+	// reader sees; an error that names a cause is worth more.
+	if c.err == nil || (errors.Is(c.err, net.ErrClosed) && !errors.Is(err, net.ErrClosed)) {
+		c.err = err
+	}
+}
+
+func (c *recordedConn) first() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err
+}
+
+// Close closes the connection; what follows is only a consequence.
+func (c *recordedConn) Close() error {
+	c.mu.Lock()
+	c.closed = true
+	c.mu.Unlock()
+	return c.Conn.Close()
+}
+
+// CloseWrite ends the stream to the agent; the stream from it goes on.
+func (c *recordedConn) CloseWrite() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return nil
+}
+
+func (c *recordedConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	c.record(err)
+	return n, err
+}
+
+func (c *recordedConn) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	c.record(err)
+	return n, err
+}

@@ -1,0 +1,179 @@
+package client
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"fairlead.dev/fairlead/companion"
+	"fairlead.dev/fairlead/disconnect"
+	"fairlead.dev/fairlead/tailnet"
+)
+
+// connectTimeout bounds the first connection to an agent that the server calls
+// reachable.
+const connectTimeout = 15 * time.Second
+
+// workspaceConfig is what a Workspace needs of the world: two ways to dial.
+type workspaceConfig struct {
+	name    string
+	hostKey ssh.PublicKey // nil when the server has none pinned; then nothing is accepted
+
+	dialSSH, dialCompanion func(ctx context.Context) (net.Conn, error)
+
+	instance, version string
+	logger            *slog.Logger
+	heartbeat         time.Duration // 0: the companion's default
+	outageLimit       time.Duration
+}
+
+// Workspace is the way to one workspace's agent: its SSH port, and the companion
+// stream that watches over it. It ends once, for all of its sessions. Methods are
+// safe for concurrent use.
+type Workspace struct {
+	config workspaceConfig
+	watch  *companion.Watch
+
+	mu    sync.Mutex // guards first
+	first net.Conn   // dialled ahead for whoever comes first
+}
+
+// openWorkspace starts to watch the agent and dials its SSH port at the same time.
+// It returns when the SSH port answered. adopt is called with the workspace before
+// anything can have happened to it.
+func openWorkspace(ctx context.Context, config workspaceConfig, adopt func(*Workspace)) (*Workspace, error) {
+	if config.logger == nil {
+		config.logger = slog.New(slog.DiscardHandler)
+	}
+	w := &Workspace{config: config}
+	w.watch = companion.NewWatch(companion.WatchConfig{
+		Dial:     config.dialCompanion,
+		Instance: config.instance, Version: config.version, Logger: config.logger,
+		Heartbeat: config.heartbeat, OutageLimit: config.outageLimit,
+	})
+	if adopt != nil {
+		adopt(w)
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, connectTimeout, &disconnect.EndedError{Attribution: disconnect.Attribution{
+		ConnectType: disconnect.AgentToClient,
+		Reason:      disconnect.NetworkTimeout,
+		Initiator:   disconnect.Network,
+		Detail:      fmt.Sprintf("its agent did not answer for %v", connectTimeout),
+	}})
+	defer cancel()
+	conn, err := config.dialSSH(ctx)
+	if err != nil {
+		a := w.notConnected(ctx, err)
+		w.watch.Goodbye(ctx, disconnect.Goodbye{
+			Reason: disconnect.ClientClosed, Initiator: disconnect.Client, Detail: "the client gave up connecting",
+		})
+		return nil, failed(fmt.Sprintf("connect to workspace %s", disconnect.Scrub(config.name)), a, err)
+	}
+	w.first = conn
+	return w, nil
+}
+
+// notConnected says why there is no connection: the watch's word, our own cause, or
+// what the error means.
+func (w *Workspace) notConnected(ctx context.Context, err error) disconnect.Attribution {
+	if a := w.watch.Ending(); !a.IsZero() {
+		return a
+	}
+	if ctx.Err() != nil {
+		return judge(context.Cause(ctx))
+	}
+	return judge(err)
+}
+
+// judge is what an error on the way to the agent means.
+func judge(err error) disconnect.Attribution {
+	return tailnet.Judge(err, disconnect.AgentToClient, disconnect.Client)
+}
+
+// Name returns the workspace's name as it was asked for.
+func (w *Workspace) Name() string { return w.config.name }
+
+// Done is closed when the agent is gone, said goodbye, or was left.
+func (w *Workspace) Done() <-chan struct{} { return w.watch.Done() }
+
+// Ending says why the workspace ended; the zero attribution before that.
+func (w *Workspace) Ending() disconnect.Attribution { return w.watch.Ending() }
+
+// Interrupted reports since when the agent has been silent, if that is long enough
+// to tell the user.
+func (w *Workspace) Interrupted() (since time.Time, interrupted bool) { return w.watch.Interrupted() }
+
+// DialSSH opens a connection to the agent's SSH port for raw use. The caller owns it.
+func (w *Workspace) DialSSH(ctx context.Context) (net.Conn, error) {
+	w.mu.Lock()
+	conn := w.first
+	w.first = nil
+	w.mu.Unlock()
+	if conn != nil {
+		return conn, nil
+	}
+	conn, err := w.config.dialSSH(ctx)
+	if err != nil {
+		return nil, failed("connect to workspace "+disconnect.Scrub(w.config.name), w.notConnected(ctx, err), err)
+	}
+	return conn, nil
+}
+
+// SSH opens an SSH connection to the agent, whose host key must be the pinned one;
+// otherwise the error is a [*HostKeyError]. The caller owns the connection.
+func (w *Workspace) SSH(ctx context.Context) (*ssh.Client, error) {
+	conn, err := w.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return conn.client, nil
+}
+
+func (w *Workspace) connect(ctx context.Context) (*sshConn, error) {
+	nc, err := w.DialSSH(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return handshake(ctx, nc, w.config.name, w.config.hostKey)
+}
+
+// Goodbye leaves the workspace: it records g as the cause unless the end came
+// before, and tells the agent. It waits for the agent to have read that until ctx
+// ends, at most 200 ms, and then for the workspace's goroutines.
+func (w *Workspace) Goodbye(ctx context.Context, g disconnect.Goodbye) {
+	w.watch.Goodbye(ctx, g)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.first != nil {
+		_ = w.first.Close()
+		w.first = nil
+	}
+}
+
+// presence passes on what the server says of the agent's life.
+func (w *Workspace) presence(instance string, online, goodbye bool, ending disconnect.Attribution) {
+	w.watch.Presence(instance, online, goodbye, ending)
+}
+
+// failure is an ending told in one sentence. It carries the attribution for callers
+// that ask [disconnect.FromError].
+type failure struct {
+	text  string
+	ended *disconnect.EndedError
+}
+
+func failed(what string, a disconnect.Attribution, err error) error {
+	text := what + ": " + a.Reason.String()
+	if a.Detail != "" {
+		text = what + ": " + disconnect.Scrub(a.Detail)
+	}
+	return &failure{text: text, ended: &disconnect.EndedError{Attribution: a, Err: err}}
+}
+
+func (f *failure) Error() string { return f.text }
+func (f *failure) Unwrap() error { return f.ended }
