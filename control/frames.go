@@ -1,0 +1,82 @@
+package control
+
+import (
+	"fairlead.dev/fairlead/control/proto"
+	"fairlead.dev/fairlead/disconnect"
+	"fairlead.dev/fairlead/disconnect/wire"
+)
+
+// attach gives the link its stream and sends our hello.
+func (l *Link) attach(stream frames) error {
+	l.sendMu.Lock()
+	defer l.sendMu.Unlock()
+	l.stream = stream
+	return stream.Send(&proto.LinkFrame{Frame: &proto.LinkFrame_Hello{
+		Hello: &proto.Hello{InstanceId: l.instance, Version: l.version},
+	}})
+}
+
+// detach takes the stream away: a stream must not be used after its handler.
+func (l *Link) detach() {
+	l.sendMu.Lock()
+	defer l.sendMu.Unlock()
+	l.stream = nil
+}
+
+// send sends a frame and reports whether there was a stream that took it.
+func (l *Link) send(f *proto.LinkFrame) bool {
+	l.sendMu.Lock()
+	defer l.sendMu.Unlock()
+	return l.stream != nil && l.stream.Send(f) == nil
+}
+
+// receive handles the other end's frames until the stream ends, and returns the
+// stream's error.
+func (l *Link) receive(stream frames) error {
+	for {
+		frame, err := stream.Recv()
+		if err != nil {
+			return err
+		}
+		select {
+		case <-l.greeted.done():
+		default:
+			if frame.GetHello() == nil {
+				l.end(Ending{Attribution: disconnect.Attribution{
+					ConnectType: l.connectType, Reason: disconnect.ProtocolError, Initiator: l.peer,
+					Detail: "the first frame is no hello",
+				}})
+				l.hangUp()
+				continue
+			}
+		}
+		l.handle(frame)
+	}
+}
+
+// handle handles one frame. One of a kind that a newer version sends is ignored.
+func (l *Link) handle(frame *proto.LinkFrame) {
+	switch f := frame.GetFrame().(type) {
+	case *proto.LinkFrame_Hello:
+		l.gotHello(f.Hello)
+	case *proto.LinkFrame_Heartbeat:
+		l.echo.Store(f.Heartbeat.GetSequence())
+	case *proto.LinkFrame_Goodbye:
+		// If we have said goodbye too, ours was first for us.
+		l.end(l.declared(wire.ToGoodbye(f.Goodbye)))
+		l.acked.happen()
+		l.send(&proto.LinkFrame{Frame: &proto.LinkFrame_GoodbyeAck{GoodbyeAck: &proto.GoodbyeAck{}}})
+	case *proto.LinkFrame_GoodbyeAck:
+		l.acked.happen()
+	}
+}
+
+func (l *Link) gotHello(hello *proto.Hello) {
+	l.mu.Lock()
+	if id := disconnect.ScrubTo(hello.GetInstanceId(), maxInstance); id != "" {
+		l.peerInstance = id
+	}
+	l.peerVersion = disconnect.ScrubTo(hello.GetVersion(), maxInstance)
+	l.mu.Unlock()
+	l.greeted.happen()
+}
