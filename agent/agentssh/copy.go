@@ -26,7 +26,8 @@ func (s *session) copyInput(p *process) {
 			}
 		}
 		if err != nil {
-			s.inputEnd.Store(time.Now().UnixNano())
+			now := time.Now()
+			s.inputEnd.Store(&now)
 			if s.pty == nil {
 				_ = p.stdin.Close()
 			}

@@ -100,7 +100,7 @@ type Server struct {
 	connected sync.WaitGroup // all of conns, until their last goroutine
 
 	mu        sync.Mutex // guards all below
-	closed    bool // closing is closed
+	closed    bool       // closing is closed
 	listeners map[net.Listener]struct{}
 	conns     map[*conn]struct{}
 }

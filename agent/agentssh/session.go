@@ -21,9 +21,9 @@ const (
 	// while something else still holds it open, before its output counts as done.
 	ptyQuiet = 500 * time.Millisecond
 
-	// inputSettle is how soon after its input ended a process may exit before the
-	// session asks whether the input ended because the client left.
-	inputSettle = 20 * time.Millisecond
+	// inputSettle is how soon after the end of the input the channel's end shows when
+	// both are the client's leaving.
+	inputSettle = 25 * time.Millisecond
 )
 
 // session is one session channel. Its first terminal cause is in end, and decides:
@@ -47,10 +47,11 @@ type session struct {
 	ended    func(disconnect.Attribution, int)
 
 	end       disconnect.Latch
-	exited    atomic.Bool   // end is the exit of the process
-	gone      chan struct{} // closed when the channel is closed from the other side
-	goneAlone bool          // set before gone: the transport had not ended then
-	inputEnd  atomic.Int64  // when the input ended, Unix nanoseconds
+	exited    atomic.Bool               // end is the exit of the process
+	exiting   atomic.Bool               // the process ended: only a peer that left may have come first
+	gone      chan struct{}             // closed when the channel is closed from the other side
+	goneAlone bool                      // set before gone: the transport had not ended then
+	inputEnd  atomic.Pointer[time.Time] // when the input ended
 	reported  sync.Once
 	breakOnce sync.Once
 	broken    chan struct{} // closed when one of its goroutines panicked
@@ -163,6 +164,7 @@ func (s *session) spawn(f func()) {
 func (s *session) awaitExit(p *process) {
 	defer close(p.exited)
 	st := p.wait()
+	s.exiting.Store(true)
 	s.inputSettled()
 	if s.peerLost() {
 		return // it died of that
@@ -184,10 +186,10 @@ func (s *session) awaitExit(p *process) {
 // the process's input, the former an instant before gone is closed.
 func (s *session) inputSettled() {
 	at := s.inputEnd.Load()
-	if at == 0 || time.Since(time.Unix(0, at)) > settleTime {
+	if at == nil {
 		return
 	}
-	t := time.NewTimer(inputSettle)
+	t := time.NewTimer(time.Until(at.Add(inputSettle)))
 	defer t.Stop()
 	select {
 	case <-s.gone:
@@ -205,15 +207,19 @@ func (s *session) peerLost() bool {
 	}
 }
 
-// claim records a as the end, unless another cause came first.
+// claim records a as the end, unless another cause came first, even one that is still
+// to be judged.
 func (s *session) claim(a disconnect.Attribution) {
-	if !s.peerLost() {
+	if !s.peerLost() && !s.exiting.Load() {
 		s.end.Set(a)
 	}
 }
 
 // cause returns why the session ended, once it did.
 func (s *session) cause() disconnect.Attribution {
+	if s.exiting.Load() {
+		<-s.proc.exited // awaitExit is judging
+	}
 	if a, ok := s.end.Get(); ok {
 		return a
 	}
