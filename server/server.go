@@ -39,8 +39,7 @@ const (
 const (
 	// closeTimeout bounds [Server.Close] when its context does not.
 	closeTimeout = 10 * time.Second
-	// requestGrace is what requests under way get of it. Connections on which nothing
-	// was ever said count as such for 5 s, and are not worth the wait.
+	// requestGrace is what requests under way get of it.
 	requestGrace = 2 * time.Second
 )
 
@@ -61,6 +60,7 @@ type Server struct {
 	signer      *relay.TokenSigner
 	stun        *relay.STUNServer // nil: off
 	http        *http.Server
+	fresh       freshConns
 
 	adminCode, adminCodePath string
 
@@ -128,6 +128,7 @@ func (s *Server) start(ctx context.Context) (err error) {
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          slog.NewLogLogger(httpLog{s.logger.Handler()}, slog.LevelDebug),
+		ConnState:         s.fresh.note,
 		Protocols:         new(http.Protocols),
 	}
 	s.http.Protocols.SetHTTP1(true)
@@ -272,6 +273,7 @@ func (s *Server) close(ctx context.Context) error {
 		defer cancel()
 		shut <- s.http.Shutdown(ctx)
 	}()
+	s.fresh.close()
 	goodbye := disconnect.Goodbye{Reason: disconnect.ServerShutdown, Initiator: disconnect.Server, Detail: "the server is stopping"}
 	s.control.Close(ctx, goodbye)
 	err := s.coordinator.Close(ctx)
