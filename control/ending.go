@@ -85,8 +85,7 @@ func (l *Link) socketEnded() {
 		l.end(ending)
 		return
 	}
-	select {
-	case <-l.greeted.done():
+	if l.greeted.happened() {
 		// gRPC has all bytes, and perhaps a goodbye on its way to our stream.
 		timer := time.NewTimer(drainWait)
 		defer timer.Stop()
@@ -94,7 +93,6 @@ func (l *Link) socketEnded() {
 		case <-l.ctx.Done():
 		case <-timer.C:
 		}
-	default:
 	}
 	l.end(Ending{Attribution: wsconn.Judge(e, l.connectType, l.self, l.peer)})
 }

@@ -38,17 +38,13 @@ func (l *Link) receive(stream frames) error {
 		if err != nil {
 			return err
 		}
-		select {
-		case <-l.greeted.done():
-		default:
-			if frame.GetHello() == nil {
-				l.end(Ending{Attribution: disconnect.Attribution{
-					ConnectType: l.connectType, Reason: disconnect.ProtocolError, Initiator: l.peer,
-					Detail: "the first frame is no hello",
-				}})
-				l.hangUp()
-				continue
-			}
+		if frame.GetHello() == nil && !l.greeted.happened() {
+			l.end(Ending{Attribution: disconnect.Attribution{
+				ConnectType: l.connectType, Reason: disconnect.ProtocolError, Initiator: l.peer,
+				Detail: "the first frame is no hello",
+			}})
+			l.hangUp()
+			continue
 		}
 		l.handle(frame)
 	}

@@ -125,6 +125,15 @@ func newEvent() event { return event{ch: make(chan struct{})} }
 
 func (e *event) happen() { e.once.Do(func() { close(e.ch) }) }
 
+func (e *event) happened() bool {
+	select {
+	case <-e.ch:
+		return true
+	default:
+		return false
+	}
+}
+
 func (e *event) done() <-chan struct{} { return e.ch }
 
 func newLink(conn *wsconn.Conn, heartbeat, silence time.Duration) *Link {

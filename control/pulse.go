@@ -77,12 +77,13 @@ func (l *Link) tick() {
 		l.mu.Unlock()
 		return
 	}
-	v := l.pulse.tick(time.Now(), l.lastHeard())
+	heard := l.born // before the hello nothing else counts
+	if l.greeted.happened() {
+		heard = l.lastHeard()
+	}
+	v := l.pulse.tick(time.Now(), heard)
 	if v.paused {
 		l.hear()
-		if l.logger != nil {
-			l.logger.Warn("this process stood still, control link gets more time")
-		}
 	}
 	if !v.dead {
 		l.timer.Reset(v.wait)
@@ -91,6 +92,9 @@ func (l *Link) tick() {
 	l.mu.Unlock()
 	defer l.ticks.Done()
 
+	if v.paused && l.logger != nil {
+		l.logger.Warn("this process stood still, control link gets more time")
+	}
 	switch {
 	case v.dead:
 		l.fellSilent()
@@ -104,6 +108,10 @@ func (l *Link) fellSilent() {
 	a := disconnect.Attribution{
 		ConnectType: l.connectType, Reason: disconnect.NetworkTimeout, Initiator: disconnect.Network,
 		Detail: "nothing heard for " + l.pulse.silence.String(),
+	}
+	if !l.greeted.happened() {
+		a.Reason, a.Initiator = disconnect.SlowPeer, l.peer
+		a.Detail = "no hello within " + l.pulse.silence.String()
 	}
 	l.end(Ending{Attribution: a})
 	l.hangUp()
