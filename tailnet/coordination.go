@@ -98,10 +98,11 @@ type BasicCoordination struct {
 	closing  sync.Once
 	closeErr error // written inside closing
 
-	mu         sync.Mutex // guards all below
-	queue      []*proto.CoordinateRequest
-	acks       map[proto.NodeKey]uint64 // generation to acknowledge, the latest wins
-	self       *proto.Node              // to send, the latest wins; nil: nothing new
+	mu         sync.Mutex                 // guards all below
+	proof      *proto.CoordinateRequest   // to send before anything else
+	queue      []*proto.CoordinateRequest // to send once admitted
+	acks       map[proto.NodeKey]uint64   // generation to acknowledge, the latest wins
+	self       *proto.Node                // to send, the latest wins; nil: nothing new
 	sentSelf   *proto.Node
 	admitted   bool
 	leaving    bool // send Disconnect after what is queued, then nothing more
@@ -230,12 +231,17 @@ func (c *BasicCoordination) setSelf(n *proto.Node) {
 	c.poke()
 }
 
-// next takes what is to be sent next. Where we are goes before what we want, because
-// a tunnel cannot be made without it. last: nothing will follow.
+// next takes what is to be sent next. Before the node is admitted that is the proof
+// and nothing else, whatever was asked for meanwhile. Where we are goes before what we
+// want, because a tunnel cannot be made without it. last: nothing will follow.
 func (c *BasicCoordination) next() (req *proto.CoordinateRequest, last bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if self := c.self; c.admitted && self != nil {
+	if !c.admitted {
+		req, c.proof = c.proof, nil
+		return req, false
+	}
+	if self := c.self; self != nil {
 		c.self = nil
 		if !protobuf.Equal(self, c.sentSelf) {
 			c.sentSelf = self
@@ -252,7 +258,7 @@ func (c *BasicCoordination) next() (req *proto.CoordinateRequest, last bool) {
 			Installed: &proto.Installed{NodeKey: key.Bytes(), Generation: generation},
 		}}, false
 	}
-	if c.leaving && c.admitted {
+	if c.leaving {
 		return &proto.CoordinateRequest{Request: &proto.CoordinateRequest_Disconnect{Disconnect: &proto.Disconnect{}}}, true
 	}
 	return nil, false
@@ -362,9 +368,12 @@ func (c *BasicCoordination) prove(ch *proto.Challenge) error {
 		return errors.New("coordinate: the server's first message is not a challenge")
 	}
 	sealed := c.cfg.Key.Seal([32]byte(ch.GetKey()), proto.ProofMessage([proto.NonceSize]byte(ch.GetNonce())))
-	c.enqueue(&proto.CoordinateRequest{Request: &proto.CoordinateRequest_Proof{
+	c.mu.Lock()
+	c.proof = &proto.CoordinateRequest{Request: &proto.CoordinateRequest_Proof{
 		Proof: &proto.Proof{NodeKey: c.cfg.Key.Public().Bytes(), Sealed: sealed},
-	}})
+	}}
+	c.mu.Unlock()
+	c.poke()
 	return nil
 }
 
