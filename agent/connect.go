@@ -1,0 +1,111 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"time"
+
+	"fairlead.dev/fairlead/control"
+	"fairlead.dev/fairlead/disconnect"
+)
+
+// Delays between attempts to reach the server: doubling with full jitter, so that
+// the agents of a restarted server do not come back in one wave.
+const (
+	firstRetry = 250 * time.Millisecond
+	lastRetry  = 10 * time.Second
+)
+
+// retry counts attempts and tells how long to wait for the next.
+type retry struct {
+	attempts    int
+	first, last time.Duration
+}
+
+func (r *retry) reset() { r.attempts = 0 }
+
+func (r *retry) next() time.Duration {
+	ceiling := min(r.first<<min(r.attempts, 10), r.last)
+	r.attempts++
+	return ceiling/2 + rand.N(ceiling/2)
+}
+
+// connect dials the control link.
+func (a *agent) connect(ctx context.Context) (*control.Link, error) {
+	return control.Dial(ctx, control.DialOptions{
+		AccessURL:   a.opts.AccessURL,
+		Token:       a.opts.Token,
+		Instance:    a.instance,
+		Version:     a.opts.Version,
+		ConnectType: disconnect.ServerToAgent,
+		Self:        disconnect.Agent,
+		Peer:        disconnect.Server,
+		Logger:      a.logger,
+		HTTPClient:  a.opts.HTTPClient,
+	})
+}
+
+// connectUntilUp dials until a link is up, the agent stops, or the server says that
+// it will never accept this agent.
+func (a *agent) connectUntilUp(r *retry) (*control.Link, error) {
+	for {
+		link, err := a.connect(a.gracefulCtx)
+		if err == nil {
+			r.reset()
+			return link, nil
+		}
+		if a.gracefulCtx.Err() != nil {
+			return nil, context.Cause(a.gracefulCtx)
+		}
+		attr := control.JudgeDial(err, disconnect.ServerToAgent, disconnect.Agent, disconnect.Server)
+		if hopeless(attr.Reason) {
+			return nil, &refusedError{attr: attr, err: err}
+		}
+		delay := r.next()
+		a.logger.Warn("could not reach the server", "error", disconnect.Scrub(err.Error()),
+			"reason", attr.Reason.String(), "attempt", r.attempts, "retry_in", delay.String())
+		if !a.pause(delay) {
+			return nil, context.Cause(a.gracefulCtx)
+		}
+	}
+}
+
+// pause waits, and reports false when a shutdown began meanwhile.
+func (a *agent) pause(d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-a.gracefulCtx.Done():
+		return false
+	}
+}
+
+// hopeless reports whether dialling again with the same token and binary can only
+// fail the same way.
+func hopeless(r disconnect.Reason) bool {
+	return r == disconnect.AuthFailed || r == disconnect.VersionMismatch
+}
+
+// refusedError says that the server does not accept this agent.
+type refusedError struct {
+	attr disconnect.Attribution
+	err  error
+}
+
+func (e *refusedError) Error() string {
+	if e.attr.Reason == disconnect.AuthFailed {
+		return "the server does not accept this agent's token; create a new one for the workspace and start the agent with it"
+	}
+	return "the server refuses this agent: " + disconnect.Scrub(e.err.Error())
+}
+
+func (e *refusedError) Unwrap() error { return e.err }
+
+// IsRefused reports whether err says that the server does not accept the agent.
+func IsRefused(err error) bool {
+	var refused *refusedError
+	return errors.As(err, &refused)
+}

@@ -1,0 +1,448 @@
+package agent
+
+import (
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"fairlead.dev/fairlead/agent/proto"
+	"fairlead.dev/fairlead/control"
+	"fairlead.dev/fairlead/disconnect"
+	"fairlead.dev/fairlead/tailnet/coordinator"
+	tailnetproto "fairlead.dev/fairlead/tailnet/proto"
+	"fairlead.dev/fairlead/testutil"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// testSite is the server's side for one agent: a real control server and a real
+// coordinator, behind a proxy that can cut or stall every connection.
+//
+//	agent ── proxy ── http server ── control server ── coordinator
+type testSite struct {
+	proxy   *proxy
+	control *control.Server
+	tailnet *testTailnet
+	api     *testAPI
+	url     *url.URL
+}
+
+func newTestSite(t *testing.T) *testSite {
+	t.Helper()
+	s := &testSite{api: &testAPI{}}
+	coord := coordinator.New(coordinator.Config{
+		Authorize:  func(context.Context, control.Identity, string) (string, error) { return "", coordinator.ErrNotFound },
+		RelayToken: func(tailnetproto.NodeKey, time.Time) string { return "token" },
+		DERPMap:    func() *tailnetproto.DERPMap { return &tailnetproto.DERPMap{} },
+	})
+	s.tailnet = &testTailnet{Coordinator: coord}
+	s.control = control.NewServer(control.ServerOptions{
+		Instance: "server-1",
+		Register: func(r grpc.ServiceRegistrar) {
+			tailnetproto.RegisterTailnetServiceServer(r, s.tailnet)
+			proto.RegisterAgentServiceServer(r, s.api)
+		},
+	})
+	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") != "Bearer secret" {
+			http.Error(w, "no", http.StatusUnauthorized)
+			return
+		}
+		_, _ = s.control.Accept(w, r, control.Identity{Kind: control.AgentPeer, ID: "workspace-1"})
+	}))
+	s.proxy = newProxy(t, web.Listener.Addr().String())
+	s.url = &url.URL{Scheme: "http", Host: s.proxy.listener.Addr().String()}
+	t.Cleanup(func() {
+		s.proxy.close()
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		s.control.Close(ctx, disconnect.Goodbye{Reason: disconnect.ServerShutdown, Initiator: disconnect.Server})
+		_ = coord.Close(ctx)
+		web.Close()
+	})
+	return s
+}
+
+// startAgent runs an agent against the site and waits until it is coordinated.
+func (s *testSite) startAgent(t *testing.T, change func(*Options)) (*agent, *testutil.Recorder) {
+	t.Helper()
+	logger, recorder := testutil.NewLogRecorder(t)
+	opts := Options{
+		AccessURL: s.url, Token: "secret", StateDir: t.TempDir(), Logger: logger,
+		HTTPClient: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}},
+		retryFirst: 2 * time.Millisecond, retryLast: 20 * time.Millisecond,
+	}
+	if change != nil {
+		change(&opts)
+	}
+	a, err := newAgent(opts)
+	require.NoError(t, err)
+	a.start()
+	t.Cleanup(func() { require.NoError(t, a.Close()) })
+	return a, recorder
+}
+
+func (s *testSite) awaitCoordinated(t *testing.T) {
+	t.Helper()
+	ctx := testutil.Context(t, 20*time.Second)
+	require.NoError(t, s.tailnet.awaitAdmitted(ctx))
+}
+
+// testAPI is the agent service; fail makes GetManifest fail.
+type testAPI struct {
+	proto.UnimplementedAgentServiceServer
+	mu      sync.Mutex // guards reports
+	reports []*proto.Connection
+}
+
+func (*testAPI) GetManifest(context.Context, *proto.GetManifestRequest) (*proto.Manifest, error) {
+	return &proto.Manifest{WorkspaceId: "workspace-1", WorkspaceName: "dev", OwnerName: "ada"}, nil
+}
+
+func (a *testAPI) ReportConnection(_ context.Context, r *proto.ReportConnectionRequest) (*proto.ReportConnectionResponse, error) {
+	if len(r.GetConnection().GetId()) != 16 {
+		return nil, status.Error(codes.InvalidArgument, "the id is no uuid")
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.reports = append(a.reports, r.GetConnection())
+	return &proto.ReportConnectionResponse{}, nil
+}
+
+// testTailnet is the coordinator, with hooks that end an RPC as a server could.
+type testTailnet struct {
+	*coordinator.Coordinator
+	endInOrder  atomic.Pointer[chan struct{}] // when closed, Coordinate returns OK
+	refuse      atomic.Bool                   // Coordinate fails at once
+	onDERPMaps  atomic.Pointer[func() error]  // replaces StreamDERPMaps
+	admitted    atomic.Int64
+	admittedMu  sync.Mutex // guards admittedCh
+	admittedCh  chan struct{}
+	coordinates atomic.Int64
+}
+
+func (s *testTailnet) awaitAdmitted(ctx context.Context) error {
+	for {
+		s.admittedMu.Lock()
+		if s.admittedCh == nil {
+			s.admittedCh = make(chan struct{})
+		}
+		changed := s.admittedCh
+		s.admittedMu.Unlock()
+		if s.admitted.Load() > 0 {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+func (s *testTailnet) Coordinate(stream tailnetproto.TailnetService_CoordinateServer) error {
+	s.coordinates.Add(1)
+	if s.refuse.Load() {
+		return status.Error(codes.Unavailable, "not now")
+	}
+	watched := &watchedStream{TailnetService_CoordinateServer: stream, site: s}
+	if end := s.endInOrder.Load(); end != nil {
+		done := make(chan error, 1)
+		ctx, cancel := context.WithCancel(stream.Context())
+		defer cancel()
+		watched.ctx = ctx
+		go func() { done <- s.Coordinator.Coordinate(watched) }()
+		select {
+		case <-*end:
+			s.endInOrder.Store(nil)
+			return nil
+		case err := <-done:
+			return err
+		}
+	}
+	return s.Coordinator.Coordinate(watched)
+}
+
+func (s *testTailnet) StreamDERPMaps(r *tailnetproto.StreamDERPMapsRequest, stream tailnetproto.TailnetService_StreamDERPMapsServer) error {
+	if f := s.onDERPMaps.Load(); f != nil {
+		if err := stream.Send(&tailnetproto.DERPMap{}); err != nil {
+			return err
+		}
+		return (*f)()
+	}
+	return s.Coordinator.StreamDERPMaps(r, stream)
+}
+
+// watchedStream notes when the agent has published itself: only an admitted node does.
+type watchedStream struct {
+	tailnetproto.TailnetService_CoordinateServer
+	site *testTailnet
+	ctx  context.Context
+}
+
+func (w *watchedStream) Context() context.Context {
+	if w.ctx != nil {
+		return w.ctx
+	}
+	return w.TailnetService_CoordinateServer.Context()
+}
+
+func (w *watchedStream) Recv() (*tailnetproto.CoordinateRequest, error) {
+	req, err := w.TailnetService_CoordinateServer.Recv()
+	if req.GetSelf() != nil {
+		w.site.admitted.Add(1)
+		w.site.admittedMu.Lock()
+		if w.site.admittedCh != nil {
+			close(w.site.admittedCh)
+			w.site.admittedCh = nil
+		}
+		w.site.admittedMu.Unlock()
+	}
+	return req, err
+}
+
+// proxy forwards TCP, until it is told to cut or to stall.
+type proxy struct {
+	listener net.Listener
+	target   string
+	tasks    sync.WaitGroup
+	mu       sync.Mutex // guards conns, stalled
+	conns    map[net.Conn]struct{}
+	stalled  chan struct{} // closed: nothing is forwarded any more
+}
+
+func newProxy(t *testing.T, target string) *proxy {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	p := &proxy{listener: l, target: target, conns: map[net.Conn]struct{}{}, stalled: make(chan struct{})}
+	p.tasks.Go(p.accept)
+	return p
+}
+
+func (p *proxy) accept() {
+	for {
+		near, err := p.listener.Accept()
+		if err != nil {
+			return
+		}
+		far, err := net.Dial("tcp", p.target)
+		if err != nil {
+			_ = near.Close()
+			continue
+		}
+		p.mu.Lock()
+		p.conns[near], p.conns[far] = struct{}{}, struct{}{}
+		p.mu.Unlock()
+		p.tasks.Go(func() { p.forward(near, far) })
+		p.tasks.Go(func() { p.forward(far, near) })
+	}
+}
+
+func (p *proxy) forward(from, to net.Conn) {
+	defer to.Close()
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := from.Read(buf)
+		select {
+		case <-p.stalled:
+			_, _ = io.Copy(io.Discard, from) // the kernel goes on acknowledging
+			return
+		default:
+		}
+		if n > 0 {
+			if _, err := to.Write(buf[:n]); err != nil {
+				return
+			}
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// cut closes every connection, as a proxy or NAT does, without a word.
+func (p *proxy) cut() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for conn := range p.conns {
+		_ = conn.Close()
+		delete(p.conns, conn)
+	}
+}
+
+func (p *proxy) stall() { close(p.stalled) }
+
+func (p *proxy) close() {
+	_ = p.listener.Close()
+	p.cut()
+	p.tasks.Wait()
+}
+
+// expectEnding waits for the one ending with msg and compares it whole but for the
+// detail.
+func expectEnding(t *testing.T, recorder *testutil.Recorder, msg string, reason disconnect.Reason, initiator disconnect.Initiator) disconnect.Attribution {
+	t.Helper()
+	ctx := testutil.Context(t, 20*time.Second)
+	got := recorder.WaitFor(ctx, func(e testutil.Ending) bool { return e.Message == msg })
+	want := disconnect.Attribution{ConnectType: disconnect.ServerToAgent, Reason: reason, Initiator: initiator, Detail: got.Attribution.Detail}
+	require.Equal(t, want, got.Attribution, msg)
+	require.Equal(t, reason.Expected(), got.Expected)
+	return got.Attribution
+}
+
+const (
+	lineLink        = "disconnected from server"
+	lineCoordinator = "disconnected from coordination RPC"
+	lineDERPMap     = "disconnected from derp map RPC"
+)
+
+// TestLinkCut: rows S1, S2 and S3 when the transport breaks without a word.
+func TestLinkCut(t *testing.T) {
+	s := newTestSite(t)
+	_, recorder := s.startAgent(t, nil)
+	s.awaitCoordinated(t)
+	s.proxy.cut()
+	expectEnding(t, recorder, lineLink, disconnect.NetworkError, disconnect.Network)
+	expectEnding(t, recorder, lineCoordinator, disconnect.NetworkError, disconnect.Network)
+	expectEnding(t, recorder, lineDERPMap, disconnect.NetworkError, disconnect.Network)
+}
+
+// TestServerGoodbye: the same rows when the server says why it leaves.
+func TestServerGoodbye(t *testing.T) {
+	s := newTestSite(t)
+	_, recorder := s.startAgent(t, nil)
+	s.awaitCoordinated(t)
+	s.control.Close(testutil.Context(t, 5*time.Second),
+		disconnect.Goodbye{Reason: disconnect.ServerShutdown, Initiator: disconnect.Server, Detail: "upgrade"})
+	for _, line := range []string{lineLink, lineCoordinator, lineDERPMap} {
+		attr := expectEnding(t, recorder, line, disconnect.ServerShutdown, disconnect.Server)
+		require.Contains(t, attr.Detail, "upgrade")
+	}
+}
+
+// TestCoordinationEndedInOrder: row S2, graceful, when only the RPC ends and its
+// status is OK. The agent coordinates again.
+func TestCoordinationEndedInOrder(t *testing.T) {
+	s := newTestSite(t)
+	end := make(chan struct{})
+	s.tailnet.endInOrder.Store(&end)
+	_, recorder := s.startAgent(t, nil)
+	s.awaitCoordinated(t)
+	close(end)
+	expectEnding(t, recorder, lineCoordinator, disconnect.Graceful, disconnect.Server)
+	ctx := testutil.Context(t, 20*time.Second)
+	recorder.WaitFor(ctx, func(testutil.Ending) bool { return s.tailnet.coordinates.Load() > 1 || ctx.Err() != nil })
+}
+
+// TestCloseInOrder: row S5, and S1-S3 of a shutdown of our own.
+func TestCloseInOrder(t *testing.T) {
+	s := newTestSite(t)
+	a, recorder := s.startAgent(t, nil)
+	s.awaitCoordinated(t)
+	require.NoError(t, a.Close())
+	for _, line := range []string{lineLink, lineCoordinator, lineDERPMap, "coordination RPC disconnected"} {
+		expectEnding(t, recorder, line, disconnect.ServerShutdown, disconnect.Agent)
+	}
+	require.Len(t, recorder.Endings(), 5, "with the coordination's own line, each stream ends once")
+}
+
+// TestCloseTimesOut: row S4, when the server is silent.
+func TestCloseTimesOut(t *testing.T) {
+	s := newTestSite(t)
+	a, recorder := s.startAgent(t, func(o *Options) { o.ShutdownTimeout = 50 * time.Millisecond })
+	s.awaitCoordinated(t)
+	s.proxy.stall()
+	require.NoError(t, a.Close())
+	attr := expectEnding(t, recorder, "timed out waiting for coordination RPC", disconnect.ServerShutdown, disconnect.Agent)
+	require.Contains(t, attr.Detail, "timed out")
+}
+
+// TestFirstCoordinateFails: row S11, no line for a coordination that never was.
+func TestFirstCoordinateFails(t *testing.T) {
+	s := newTestSite(t)
+	s.tailnet.refuse.Store(true)
+	_, recorder := s.startAgent(t, nil)
+	ctx := testutil.Context(t, 20*time.Second)
+	recorder.WaitFor(ctx, func(e testutil.Ending) bool { return e.Message == lineLink && s.tailnet.coordinates.Load() > 3 })
+	for _, e := range recorder.Endings() {
+		require.NotEqual(t, lineCoordinator, e.Message)
+	}
+}
+
+// TestSiblingFailureIsNoShutdown: a sibling RPC fails while the link breaks, 200
+// times, and no ending ever reads as a shutdown.
+func TestSiblingFailureIsNoShutdown(t *testing.T) {
+	s := newTestSite(t)
+	const times = 200
+	rounds := make(chan struct{}, times+10)
+	var n atomic.Int64
+	fail := func() error {
+		rounds <- struct{}{}
+		if n.Add(1)%2 == 0 {
+			s.proxy.cut()
+			return status.Error(codes.Internal, "the sibling failed after the cut")
+		}
+		defer s.proxy.cut()
+		return status.Error(codes.Internal, "the sibling failed before the cut")
+	}
+	s.tailnet.onDERPMaps.Store(&fail)
+	_, recorder := s.startAgent(t, nil)
+	ctx := testutil.Context(t, 2*time.Minute)
+	for range times {
+		select {
+		case <-rounds:
+		case <-ctx.Done():
+			t.Fatal(context.Cause(ctx))
+		}
+	}
+	links := 0
+	for _, e := range recorder.Endings() {
+		require.NotEqual(t, disconnect.ServerShutdown, e.Attribution.Reason, "%s: %v", e.Message, e.Attribution)
+		require.NotEqual(t, disconnect.Graceful, e.Attribution.Reason, "%s: %v", e.Message, e.Attribution)
+		require.NotEqual(t, disconnect.Unknown, e.Attribution.Reason, "%s: %v", e.Message, e.Attribution)
+		if e.Message == lineLink {
+			links++
+		}
+	}
+	require.GreaterOrEqual(t, links, times-1)
+}
+
+// TestWrongTokenIsFinal: the agent stops with one sentence instead of asking for ever.
+func TestWrongTokenIsFinal(t *testing.T) {
+	s := newTestSite(t)
+	a, recorder := s.startAgent(t, func(o *Options) { o.Token = "wrong" })
+	err := a.Wait(testutil.Context(t, 20*time.Second))
+	require.True(t, IsRefused(err), "%v", err)
+	require.ErrorContains(t, err, "does not accept this agent's token")
+	require.Empty(t, recorder.Endings(), "nothing was connected")
+}
+
+// TestReportsReachTheServer: in order, and one that the server refuses does not stop
+// the others.
+func TestReportsReachTheServer(t *testing.T) {
+	s := newTestSite(t)
+	a, _ := s.startAgent(t, nil)
+	first := a.reportConnection([16]byte{1}, proto.Connection_SSH, "")
+	a.queueReport(&proto.Connection{Id: []byte("short"), Action: proto.Connection_CONNECT})
+	first(0, "done")
+	require.Eventually(t, func() bool { return a.reportsPending() == 0 }, 20*time.Second, 5*time.Millisecond)
+	s.api.mu.Lock()
+	defer s.api.mu.Unlock()
+	require.Len(t, s.api.reports, 2)
+	require.Equal(t, proto.Connection_CONNECT, s.api.reports[0].GetAction())
+	require.Equal(t, proto.Connection_DISCONNECT, s.api.reports[1].GetAction())
+}

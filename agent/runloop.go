@@ -1,0 +1,169 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"golang.org/x/crypto/ssh"
+	"golang.org/x/sync/errgroup"
+
+	"fairlead.dev/fairlead/agent/proto"
+	"fairlead.dev/fairlead/control"
+	"fairlead.dev/fairlead/disconnect"
+	"fairlead.dev/fairlead/sdk/agentsdk"
+	tailnetproto "fairlead.dev/fairlead/tailnet/proto"
+)
+
+// runLoop keeps a control link to the server: dial, serve, attribute its ending,
+// dial again, until the agent stops. The data plane does not depend on it.
+func (a *agent) runLoop() {
+	r := retry{first: a.opts.retryFirst, last: a.opts.retryLast}
+	for a.gracefulCtx.Err() == nil {
+		link, err := a.connectUntilUp(&r)
+		if err != nil {
+			if IsRefused(err) {
+				a.failed <- err
+			}
+			return
+		}
+		a.setLink(link)
+		a.logger.Info("connected to server", "server_instance", link.PeerInstance())
+		err = a.serveLink(link)
+		a.setLink(nil)
+		a.logLinkEnding(link, err)
+		if a.gracefulCtx.Err() == nil && !a.pause(r.next()) {
+			return
+		}
+	}
+}
+
+// logLinkEnding writes the link's own disconnect line. It is the one line of the
+// link; the RPCs on it have lines of their own.
+func (a *agent) logLinkEnding(link *control.Link, err error) {
+	attr := link.Ending().Attribution
+	if attr.Detail == "" && err != nil {
+		attr.Detail = err.Error()
+	}
+	attr.Log(a.hardCtx, a.logger, "disconnected from server")
+}
+
+// serveLink runs the routines of one link until the link ends, one of them fails or
+// the agent stops. It returns with the link closed.
+func (a *agent) serveLink(link *control.Link) error {
+	ctx, cancel := context.WithCancel(a.hardCtx)
+	defer cancel()
+	api := proto.NewAgentServiceClient(link.RPC())
+	if err := a.fetchManifest(ctx, api); err != nil {
+		a.failLink(link, err)
+		<-link.Done()
+		return err
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	run := func(routine func(context.Context, *control.Link) error) {
+		group.Go(func() error {
+			err := routine(ctx, link)
+			if err != nil {
+				a.failLink(link, err) // the cause, before the siblings are cancelled
+			}
+			return err
+		})
+	}
+	run(a.runCoordinator)
+	run(a.runDERPMapSubscriber)
+	run(func(ctx context.Context, _ *control.Link) error { return a.runReporter(ctx, api) })
+	run(a.awaitLinkEnd)
+	err := group.Wait()
+	a.leave(link)
+	return err
+}
+
+var errLinkEnded = errors.New("the control link ended")
+
+// awaitLinkEnd makes the end of the link end its routines, and a shutdown end the
+// routines that have nothing to say goodbye to.
+func (a *agent) awaitLinkEnd(ctx context.Context, link *control.Link) error {
+	select {
+	case <-link.Done():
+		return errLinkEnded
+	case <-ctx.Done():
+		return nil
+	}
+}
+
+// failLink closes a link because one of its routines failed. The link's own ending,
+// when it has one, is the better evidence and stays.
+func (a *agent) failLink(link *control.Link, err error) {
+	judged := control.EndingOf(link, err)
+	goodbye := disconnect.Goodbye{Reason: disconnect.InternalError, Initiator: disconnect.Agent, Detail: err.Error()}
+	if attr, stopping := a.stopping(); stopping {
+		goodbye = attr.Goodbye()
+	} else if errors.Is(err, errEndedByServer) {
+		goodbye.Reason = disconnect.Graceful
+	} else if attr, ok := disconnect.FromError(judged); ok {
+		goodbye = attr.Goodbye()
+	}
+	_ = link.Close(goodbye) // keeps the first cause when the link has ended
+}
+
+// leave says goodbye on a link that is still up.
+func (a *agent) leave(link *control.Link) {
+	attr, stopping := a.stopping()
+	if !stopping {
+		attr = disconnect.Attribution{Reason: disconnect.InternalError, Initiator: disconnect.Agent, Detail: "the link's routines ended"}
+	}
+	_ = link.Close(attr.Goodbye()) // keeps the first cause when the link has ended
+}
+
+// stopping returns the attribution of our own shutdown, if one has begun.
+func (a *agent) stopping() (disconnect.Attribution, bool) {
+	return disconnect.FromContext(a.gracefulCtx)
+}
+
+// fetchManifest registers the SSH host key and stores the manifest.
+func (a *agent) fetchManifest(ctx context.Context, api proto.AgentServiceClient) error {
+	key := string(ssh.MarshalAuthorizedKey(a.state.hostKey.PublicKey()))
+	msg, err := api.GetManifest(ctx, &proto.GetManifestRequest{SshHostKey: key})
+	if err != nil {
+		return fmt.Errorf("get manifest: %w", err)
+	}
+	manifest, err := agentsdk.ManifestFromProto(msg)
+	if err != nil {
+		return err
+	}
+	a.manifest.Store(manifest)
+	return nil
+}
+
+// runDERPMapSubscriber follows the server's relay map for the life of one link.
+func (a *agent) runDERPMapSubscriber(ctx context.Context, link *control.Link) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(a.gracefulCtx, cancel)()
+	stream, err := tailnetproto.NewTailnetServiceClient(link.RPC()).StreamDERPMaps(ctx, &tailnetproto.StreamDERPMapsRequest{})
+	if err != nil {
+		return fmt.Errorf("stream derp maps: %w", err)
+	}
+	received, err := a.followDERPMaps(stream)
+	if received {
+		a.rpcEnding(link, err).Log(a.hardCtx, a.logger, "disconnected from derp map RPC")
+	}
+	switch {
+	case a.gracefulCtx.Err() != nil:
+		return nil
+	case err == nil:
+		return errEndedByServer
+	}
+	return fmt.Errorf("stream derp maps: %w", err)
+}
+
+func (a *agent) followDERPMaps(stream tailnetproto.TailnetService_StreamDERPMapsClient) (received bool, err error) {
+	for {
+		derpMap, err := stream.Recv()
+		if err != nil {
+			return received, streamEnd(err)
+		}
+		received = true
+		a.node.SetDERPMap(derpMap, a.opts.AccessURL.Hostname())
+	}
+}

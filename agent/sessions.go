@@ -1,0 +1,98 @@
+package agent
+
+import (
+	"net"
+	"net/netip"
+
+	"github.com/google/uuid"
+
+	"fairlead.dev/fairlead/agent/agentssh"
+	"fairlead.dev/fairlead/agent/proto"
+	"fairlead.dev/fairlead/disconnect"
+	"fairlead.dev/fairlead/tailnet"
+)
+
+// serveSSH serves SSH inside the tailnet until the node or the server closes.
+func (a *agent) serveSSH() {
+	listener, err := a.node.Listen(proto.SSHPort)
+	if err == nil {
+		err = a.ssh.Serve(listener)
+	}
+	if err != nil && a.hardCtx.Err() == nil {
+		a.logger.Error("ssh server stopped", "error", err)
+	}
+}
+
+// serveCompanion serves the companion stream inside the tailnet.
+func (a *agent) serveCompanion() {
+	listener, err := a.node.Listen(proto.CompanionPort)
+	if err == nil {
+		err = a.companion.Serve(listener)
+	}
+	if err != nil && a.hardCtx.Err() == nil {
+		a.logger.Error("companion stopped", "error", err)
+	}
+}
+
+// sessionSettings is asked at the start of each session, so that a manifest that
+// changed is followed.
+func (a *agent) sessionSettings() agentssh.Settings {
+	m := a.manifest.Load()
+	if m == nil {
+		return agentssh.Settings{}
+	}
+	return agentssh.Settings{Directory: m.Directory, Environment: m.Environment, MOTDFile: m.MOTDFile}
+}
+
+// trackSession mints the session's connection id, tells the client and the server,
+// and does the same at its end.
+func (a *agent) trackSession(s agentssh.Session) (id string, ended func(disconnect.Attribution, int)) {
+	connection := uuid.New()
+	client := addrPort(s.RemoteAddr)
+	ip, principal := a.whoIs(client.Addr())
+	report := a.trackConnection(connection, proto.Connection_SSH, ip, principal)
+	a.companion.Flow(client, connection.String())
+	return connection.String(), func(attr disconnect.Attribution, exitCode int) {
+		a.companion.Ended(client, connection.String(), attr, exitCode)
+		report(attr, exitCode)
+	}
+}
+
+// whoIs returns the public IP (empty while relayed) and the user behind a peer.
+func (a *agent) whoIs(peer netip.Addr) (ip, principal string) {
+	key, ok := a.node.PeerByAddr(peer)
+	if !ok {
+		return "", ""
+	}
+	principal, _ = a.peers.Principal(key)
+	if path := a.node.Path(key); path.Kind == tailnet.PathDirect {
+		if endpoint, err := netip.ParseAddrPort(path.Endpoint); err == nil {
+			ip = endpoint.Addr().String()
+		}
+	}
+	return ip, principal
+}
+
+// peerEnding is what is known about the end of a client beside its SSH connection.
+func (a *agent) peerEnding(remote net.Addr) (disconnect.Attribution, bool) {
+	return a.companion.Ending(addrPort(remote).Addr())
+}
+
+// clientSaidGoodbye ends what the client has left open.
+func (a *agent) clientSaidGoodbye(peer netip.Addr, g disconnect.Goodbye) {
+	a.ssh.EndPeer(peer, g.On(disconnect.AgentToClient))
+}
+
+// clientIsSilent ends the sessions of a client that was away for too long.
+func (a *agent) clientIsSilent(peer netip.Addr, attr disconnect.Attribution) {
+	a.ssh.EndPeer(peer, attr)
+}
+
+func addrPort(addr net.Addr) netip.AddrPort {
+	if tcp, ok := addr.(*net.TCPAddr); ok {
+		ap := tcp.AddrPort()
+		return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+	}
+	ap, _ := netip.ParseAddrPort(addr.String())
+	return ap
+}
