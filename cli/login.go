@@ -1,0 +1,132 @@
+package cli
+
+import (
+	"bufio"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"fairlead.dev/fairlead/sdk"
+)
+
+func newLogin(s streams) *cobra.Command {
+	var code, tokenFile, name, user string
+	cmd := &cobra.Command{
+		Use:   "login URL",
+		Short: "Log in to a server and remember it",
+		Long: "Log in to a server with the one-time code that its first start printed, or with a\n" +
+			"token (from --token-file, FAIRLEAD_TOKEN, or typed in when asked).",
+		Example: "  fairlead login https://fairlead.example.com --code ABCD-EFGH-JKLM\n" +
+			"  fairlead login https://fairlead.example.com --token-file ~/token",
+		Args: cobra.ExactArgs(1),
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&code, "code", "", "one-time code of the server's first start")
+	flags.StringVar(&tokenFile, "token-file", "", "file that holds a token")
+	flags.StringVar(&name, "profile", "default", "name under which to remember this login")
+	flags.StringVar(&user, "user", "", "with --code: the name of the first user (default admin)")
+	cmd.RunE = run(func(cmd *cobra.Command, args []string) error {
+		u, err := sdk.ParseURL(args[0])
+		if err != nil {
+			return withCode(exitUsage, err)
+		}
+		p, err := logIn(cmd.Context(), s, u.String(), code, tokenFile, user)
+		if err != nil {
+			return loginError(err)
+		}
+		if err := saveProfile(name, p, true); err != nil {
+			return err
+		}
+		fmt.Fprintf(s.out, "Logged in to %s as %s.\n", p.URL, p.User)
+		return nil
+	})
+	return cmd
+}
+
+// logIn finds out which secret to use, and tries it.
+func logIn(ctx context.Context, s streams, url, code, tokenFile, user string) (profile, error) {
+	token := os.Getenv("FAIRLEAD_TOKEN")
+	switch {
+	case code != "":
+		return logInWithCode(ctx, url, code, user)
+	case tokenFile != "":
+		data, err := os.ReadFile(tokenFile)
+		if err != nil {
+			return profile{}, fmt.Errorf("read token: %w", err)
+		}
+		token = strings.TrimSpace(string(data))
+	case token == "":
+		typed, err := askSecret(s, "One-time code or token: ")
+		if err != nil {
+			return profile{}, err
+		}
+		if !strings.HasPrefix(typed, "fl_") {
+			return logInWithCode(ctx, url, typed, user)
+		}
+		token = typed
+	}
+	client, err := sdk.NewClient(url, token)
+	if err != nil {
+		return profile{}, err
+	}
+	defer client.Close()
+	me, err := client.Me(ctx)
+	if err != nil {
+		return profile{}, err
+	}
+	return profile{URL: url, Token: token, User: me.Name}, nil
+}
+
+func logInWithCode(ctx context.Context, url, code, user string) (profile, error) {
+	client, err := sdk.NewClient(url, "")
+	if err != nil {
+		return profile{}, err
+	}
+	defer client.Close()
+	answer, err := client.Login(ctx, sdk.LoginRequest{Code: code, Name: user})
+	if err != nil {
+		return profile{}, err
+	}
+	return profile{URL: url, Token: answer.Token, User: answer.User.Name}, nil
+}
+
+// askSecret asks a person; without a terminal it says what to do instead.
+func askSecret(s streams, prompt string) (string, error) {
+	if in, ok := terminalOf(s.in); ok {
+		return in.readSecret(s.err, prompt)
+	}
+	line, err := bufio.NewReader(s.in).ReadString('\n')
+	line = strings.TrimSpace(line)
+	if line == "" {
+		return "", withCode(exitUsage, errors.Join(cmp.Or(err, nil),
+			errors.New("there is no terminal to ask for a code; give --code, --token-file or FAIRLEAD_TOKEN")))
+	}
+	return line, nil
+}
+
+// loginError gives errors of the API their exit code.
+func loginError(err error) error {
+	var api *sdk.Error
+	if errors.As(err, &api) && api.Status == 401 {
+		return withCode(exitAuth, err)
+	}
+	return err
+}
+
+// newAPI returns the API client of the chosen login.
+func newAPI(profileName string) (*sdk.Client, error) {
+	p, err := chooseProfile(profileName)
+	if err != nil {
+		return nil, err
+	}
+	return sdk.NewClient(p.URL, p.Token)
+}
+
+func profileFlag(cmd *cobra.Command) *string {
+	return cmd.Flags().String("profile", "", "login to use (default: the last one)")
+}

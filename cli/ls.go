@@ -1,0 +1,82 @@
+package cli
+
+import (
+	"fmt"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"fairlead.dev/fairlead/disconnect"
+	"fairlead.dev/fairlead/sdk"
+)
+
+func newLs(s streams) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "ls",
+		Aliases: []string{"list"},
+		Short:   "List the workspaces you can reach",
+		Args:    cobra.NoArgs,
+	}
+	profileName := profileFlag(cmd)
+	output := outputFlag(cmd)
+	cmd.RunE = run(func(cmd *cobra.Command, _ []string) error {
+		asJSON, err := output()
+		if err != nil {
+			return err
+		}
+		api, err := newAPI(*profileName)
+		if err != nil {
+			return err
+		}
+		defer api.Close()
+		workspaces, err := api.Workspaces(cmd.Context())
+		if err != nil {
+			return loginError(err)
+		}
+		if asJSON {
+			if workspaces == nil {
+				workspaces = []sdk.Workspace{}
+			}
+			return printJSON(s.out, workspaces)
+		}
+		return printWorkspaces(s, workspaces, time.Now())
+	})
+	return cmd
+}
+
+func printWorkspaces(s streams, workspaces []sdk.Workspace, now time.Time) error {
+	if len(workspaces) == 0 {
+		fmt.Fprintln(s.err, "There are no workspaces yet; create one with `fairlead workspace create NAME`.")
+		return nil
+	}
+	w := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "WORKSPACE\tOWNER\tAGENT\tSINCE\tLAST ENDING")
+	for _, ws := range workspaces {
+		since, ending := "-", "-"
+		if ws.Agent.Since != nil {
+			since = age(now.Sub(*ws.Agent.Since))
+		}
+		if e := ws.Agent.Ending; e != nil {
+			ending = e.Reason + " by " + e.Initiator
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", plain(ws.Name), plain(ws.Owner), plain(string(ws.Agent.Status)), since, plain(ending))
+	}
+	return w.Flush()
+}
+
+// plain makes text from the server safe to show.
+func plain(s string) string { return disconnect.Scrub(s) }
+
+// age prints a duration as people say it.
+func age(d time.Duration) string {
+	switch {
+	case d < time.Minute:
+		return fmt.Sprintf("%ds", max(0, int(d.Seconds())))
+	case d < time.Hour:
+		return fmt.Sprintf("%dm", int(d.Minutes()))
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%dh", int(d.Hours()))
+	}
+	return fmt.Sprintf("%dd", int(d.Hours()/24))
+}

@@ -1,0 +1,144 @@
+package cli
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+)
+
+// profile is one login: where a server is and what proves who we are.
+type profile struct {
+	URL   string `json:"url"`
+	Token string `json:"token"`
+	User  string `json:"user,omitempty"`
+}
+
+// profiles is the content of profiles.json.
+type profiles struct {
+	Default  string             `json:"default"`
+	Profiles map[string]profile `json:"profiles"`
+}
+
+// errNoLogin says that there is nothing to use as a login.
+var errNoLogin = errors.New("you are not logged in; run `fairlead login URL`, or `fairlead up` to try Fairlead on this machine")
+
+// configDir is $FAIRLEAD_CONFIG_DIR, or fairlead in the user's configuration.
+func configDir() (string, error) {
+	if dir := os.Getenv("FAIRLEAD_CONFIG_DIR"); dir != "" {
+		return dir, nil
+	}
+	base, err := os.UserConfigDir()
+	if err != nil {
+		return "", fmt.Errorf("find the configuration directory: set FAIRLEAD_CONFIG_DIR or HOME: %w", err)
+	}
+	return filepath.Join(base, "fairlead"), nil
+}
+
+// loadProfiles reads the logins; there may be none. Files that others can read are
+// refused: a login is a secret.
+func loadProfiles() (profiles, error) {
+	none := profiles{Profiles: map[string]profile{}}
+	dir, err := configDir()
+	if err != nil {
+		return none, err
+	}
+	path := filepath.Join(dir, "profiles.json")
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return none, nil
+	}
+	if err != nil {
+		return none, fmt.Errorf("read logins: %w", err)
+	}
+	if err := errors.Join(private(dir, 0o700), private(path, 0o600)); err != nil {
+		return none, err
+	}
+	var p profiles
+	if err := json.Unmarshal(data, &p); err != nil {
+		return none, fmt.Errorf("read logins: %s is damaged; repair or remove it, then log in again: %w", path, err)
+	}
+	if p.Profiles == nil {
+		p.Profiles = map[string]profile{}
+	}
+	return p, nil
+}
+
+func private(path string, want fs.FileMode) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return fmt.Errorf("read logins: %w", err)
+	}
+	if mode := info.Mode().Perm(); mode&0o077 != 0 {
+		return fmt.Errorf("read logins: %s has mode %04o and others could read your login; run: chmod %o %s", path, mode, want, path)
+	}
+	return nil
+}
+
+// saveProfile stores one login whole or not at all. makeDefault also makes it the
+// default; the first login is the default in any case.
+func saveProfile(name string, p profile, makeDefault bool) error {
+	all, err := loadProfiles()
+	if err != nil {
+		return err
+	}
+	all.Profiles[name] = p
+	if makeDefault || all.Default == "" {
+		all.Default = name
+	}
+	dir, err := configDir()
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("save login: %w", err)
+	}
+	data, err := json.MarshalIndent(all, "", "  ")
+	if err != nil {
+		return fmt.Errorf("save login: %w", err)
+	}
+	tmp, err := os.CreateTemp(dir, "profiles-*.json") // mode 0600
+	if err != nil {
+		return fmt.Errorf("save login: %w", err)
+	}
+	_, err = tmp.Write(append(data, '\n'))
+	if err = errors.Join(err, tmp.Close()); err == nil {
+		err = os.Rename(tmp.Name(), filepath.Join(dir, "profiles.json"))
+	}
+	if err != nil {
+		_ = os.Remove(tmp.Name())
+		return fmt.Errorf("save login: %w", err)
+	}
+	return nil
+}
+
+// chooseProfile returns the login to use: FAIRLEAD_URL with FAIRLEAD_TOKEN, else the
+// named profile, else the default.
+func chooseProfile(name string) (profile, error) {
+	if u, token := os.Getenv("FAIRLEAD_URL"), os.Getenv("FAIRLEAD_TOKEN"); name == "" && u != "" && token != "" {
+		return profile{URL: u, Token: token}, nil
+	}
+	all, err := loadProfiles()
+	if err != nil {
+		return profile{}, withCode(exitAuth, err)
+	}
+	if name == "" {
+		name = all.Default
+	}
+	if len(all.Profiles) == 0 {
+		return profile{}, withCode(exitAuth, errNoLogin)
+	}
+	p, ok := all.Profiles[name]
+	if !ok {
+		names := make([]string, 0, len(all.Profiles))
+		for n := range all.Profiles {
+			names = append(names, n)
+		}
+		slices.Sort(names)
+		return profile{}, withCode(exitAuth, fmt.Errorf("there is no profile %q; the profiles are %q", name, names))
+	}
+	return p, nil
+}

@@ -1,0 +1,270 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/spf13/cobra"
+
+	"fairlead.dev/fairlead/client"
+	"fairlead.dev/fairlead/disconnect"
+	"fairlead.dev/fairlead/sdk"
+)
+
+// sshCommand is one run of `fairlead ssh`.
+type sshCommand struct {
+	streams
+	workspace string
+	args      []string // after --
+
+	profile     string
+	stdio       bool
+	forcePTY    bool
+	noPTY       bool
+	forceRelay  bool
+	outageLimit time.Duration
+	env         []string
+	logger      *slog.Logger
+}
+
+func newSSH(s streams) *cobra.Command {
+	c := &sshCommand{streams: s}
+	cmd := &cobra.Command{
+		Use:   "ssh WORKSPACE [-- COMMAND [ARG…]]",
+		Short: "Open a shell in a workspace, or run a command there",
+		Long: "Open a shell in a workspace, or run a command there. One argument after -- is a\n" +
+			"command line for the remote shell; several are one command and its arguments, passed\n" +
+			"as they are. The remote exit status is this command's; 255 means that the connection\n" +
+			"was lost. On a terminal, a line that begins with ~. leaves.",
+		Example: "  fairlead ssh dev\n  fairlead ssh dev -- 'cd src && make'\n" +
+			"  ssh -o ProxyCommand='fairlead ssh --stdio dev' dev",
+	}
+	cmd.Args = func(cmd *cobra.Command, args []string) error {
+		if dash := cmd.ArgsLenAtDash(); len(args) == 0 || dash == 0 || (dash < 0 && len(args) > 1) || dash > 1 {
+			return withCode(exitUsage, errors.New("name one workspace; a command comes after --, as in: fairlead ssh dev -- make"))
+		}
+		return nil
+	}
+	flags := cmd.Flags()
+	flags.BoolVar(&c.stdio, "stdio", false, "connect standard input and output to the workspace's SSH server, for ProxyCommand")
+	flags.BoolVarP(&c.forcePTY, "tty", "t", false, "use a remote terminal for a command too")
+	flags.BoolVarP(&c.noPTY, "no-tty", "T", false, "use no remote terminal")
+	flags.BoolVar(&c.forceRelay, "force-relay", false, "keep all traffic on the relay, never direct")
+	flags.DurationVar(&c.outageLimit, "outage-limit", 0, "how long the workspace may be out of reach before the session ends (default 1m)")
+	flags.StringArrayVarP(&c.env, "env", "e", nil, "set a variable of the remote session, KEY=VALUE (repeatable)")
+	profileName := profileFlag(cmd)
+	logger := logFlags(cmd, s.err)
+	_ = flags.Lookup("log-level").Value.Set("off") // the terminal belongs to the session
+	flags.Lookup("log-level").DefValue = "off"
+	cmd.RunE = run(func(cmd *cobra.Command, args []string) (err error) {
+		if c.logger, err = logger(); err != nil {
+			return err
+		}
+		c.profile, c.workspace, c.args = *profileName, args[0], args[1:]
+		return c.run(cmd.Context())
+	})
+	return cmd
+}
+
+func (c *sshCommand) run(ctx context.Context) error {
+	if !validWorkspace(c.workspace) {
+		return withCode(exitUsage, fmt.Errorf("%q cannot be a workspace: %s", plain(c.workspace), sdk.NameRule))
+	}
+	p, err := chooseProfile(c.profile)
+	if err != nil {
+		return err
+	}
+	accessURL, err := sdk.ParseURL(p.URL)
+	if err != nil {
+		return withCode(exitAuth, fmt.Errorf("the login is damaged, log in again: %w", err))
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	leave := c.leaveOnSignal(cancel)
+	defer leave()
+
+	status := newStatusLine(c.err)
+	cl, err := client.Open(ctx, client.Options{
+		AccessURL: accessURL, Token: p.Token, Instance: uuid.NewString(), Version: softwareVersion(),
+		Logger: c.logger, ForceRelay: c.forceRelay, OutageLimit: c.outageLimit, Step: status.show,
+	})
+	if err != nil {
+		status.clear()
+		return c.cannotReach(err)
+	}
+	goodbye := disconnect.Goodbye{Reason: disconnect.ClientClosed, Initiator: disconnect.Client, Detail: "the client gave up connecting"}
+	defer func() { cl.Close(context.WithoutCancel(ctx), goodbye) }()
+	workspace, err := cl.Reach(ctx, c.workspace)
+	status.clear()
+	if err != nil {
+		return c.cannotReach(err)
+	}
+	end, err := c.serve(ctx, workspace)
+	if err != nil {
+		return err
+	}
+	goodbye = end.Goodbye()
+	return c.report(end)
+}
+
+// validWorkspace allows NAME and OWNER/NAME.
+func validWorkspace(s string) bool {
+	owner, name, both := strings.Cut(s, "/")
+	return sdk.ValidName(owner) && (!both || sdk.ValidName(name))
+}
+
+// cannotReach gives a failure before the session its exit code.
+func (c *sshCommand) cannotReach(err error) error {
+	if attr, ok := disconnect.FromError(err); ok && attr.Reason == disconnect.AuthFailed {
+		return withCode(exitAuth, err)
+	}
+	return withCode(exitLost, err)
+}
+
+// report says how the session ended, unless it was a clean exit whose status says
+// it all.
+func (c *sshCommand) report(end client.SessionEnd) error {
+	if end.Err != nil {
+		return withCode(end.ExitCode, end.Err)
+	}
+	switch end.Attribution.Reason {
+	case disconnect.Graceful, disconnect.ProcessExited:
+	default:
+		fmt.Fprintf(c.err, "fairlead: connection to %s ended: %s\n", plain(c.workspace), end.Attribution)
+	}
+	return exitWith(end.ExitCode)
+}
+
+// serve runs what was asked for: a raw stream, a shell or a command.
+func (c *sshCommand) serve(ctx context.Context, workspace *client.Workspace) (client.SessionEnd, error) {
+	if c.stdio {
+		return workspace.Stdio(ctx, c.in, c.out), nil
+	}
+	return c.session(ctx, workspace)
+}
+
+// session runs a shell or a command.
+func (c *sshCommand) session(ctx context.Context, workspace *client.Workspace) (client.SessionEnd, error) {
+	opts := client.SessionOptions{
+		Shell:   len(c.args) == 0,
+		Command: remoteCommand(c.args),
+		Env:     map[string]string{},
+		Stdin:   c.in, Stdout: c.out, Stderr: c.err,
+	}
+	for _, kv := range c.env {
+		key, value, ok := strings.Cut(kv, "=")
+		if !ok || key == "" {
+			return client.SessionEnd{}, withCode(exitUsage, fmt.Errorf("--env %q is not KEY=VALUE", plain(kv)))
+		}
+		opts.Env[key] = value
+	}
+	if in, ok := terminalOf(c.in); ok && !c.noPTY && (opts.Shell || c.forcePTY) {
+		restore, err := c.terminal(in, &opts)
+		if err != nil {
+			return client.SessionEnd{}, err
+		}
+		defer restore()
+	}
+	return workspace.RunSession(ctx, opts), nil
+}
+
+// terminal prepares the local terminal for a remote one: raw, with its size followed.
+func (c *sshCommand) terminal(in terminal, opts *client.SessionOptions) (restore func(), err error) {
+	columns, rows, err := in.size()
+	if err != nil {
+		return nil, fmt.Errorf("read the terminal's size: %w", err)
+	}
+	unraw, err := in.raw()
+	if err != nil {
+		return nil, err
+	}
+	resized, stop := followSize(in)
+	opts.PTY, opts.Term = true, os.Getenv("TERM")
+	opts.Size = client.Size{Columns: columns, Rows: rows}
+	opts.Resize = resized
+	opts.Stdin = client.NewEscapeReader(c.in, c.err)
+	return func() { stop(); unraw() }, nil
+}
+
+// followSize sends the terminal's size whenever it changes.
+func followSize(t terminal) (sizes <-chan client.Size, stop func()) {
+	changed := make(chan os.Signal, 1)
+	signal.Notify(changed, syscall.SIGWINCH)
+	out := make(chan client.Size, 1)
+	quit, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-changed:
+			case <-quit:
+				return
+			}
+			columns, rows, err := t.size()
+			if err != nil {
+				continue
+			}
+			select {
+			case out <- client.Size{Columns: columns, Rows: rows}:
+			case <-quit:
+				return
+			}
+		}
+	}()
+	return out, func() {
+		signal.Stop(changed)
+		close(quit)
+		<-done
+	}
+}
+
+// leaveOnSignal makes SIGTERM, SIGHUP and, outside a raw terminal, SIGINT leave the
+// session on purpose.
+func (c *sshCommand) leaveOnSignal(cancel context.CancelFunc) (stop func()) {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGHUP, os.Interrupt)
+	quit, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		select {
+		case <-signals:
+			cancel()
+		case <-quit:
+		}
+	}()
+	return func() {
+		signal.Stop(signals)
+		close(quit)
+		<-done
+	}
+}
+
+// remoteCommand makes the remote command line: one argument is one already; several
+// are quoted, so that the remote shell sees each as it is.
+func remoteCommand(args []string) string {
+	if len(args) == 1 {
+		return args[0]
+	}
+	quoted := make([]string, len(args))
+	for i, arg := range args {
+		quoted[i] = shellQuote(arg)
+	}
+	return strings.Join(quoted, " ")
+}
+
+const plainShellCharacters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./:=,@%+"
+
+func shellQuote(s string) string {
+	if s != "" && strings.Trim(s, plainShellCharacters) == "" {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}
