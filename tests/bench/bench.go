@@ -1,0 +1,213 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// bench is one run of all measurements.
+type bench struct {
+	ctx     context.Context
+	binary  string
+	rounds  int
+	streams int
+	bytes   int64
+
+	dir   string
+	peers []peer
+}
+
+// peer is one way to a shell on this machine.
+type peer struct {
+	name string
+	// command runs a remote command line.
+	command func(remote string) *exec.Cmd
+	// banner opens a raw stream on which the SSH server speaks first.
+	banner func() *exec.Cmd
+}
+
+func (b *bench) run() (err error) {
+	b.binary, err = filepath.Abs(b.binary)
+	if err != nil {
+		return err
+	}
+	b.dir, err = os.MkdirTemp("", "fairlead-bench-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(b.dir)
+	lab, err := startLab(b.ctx, b.dir, b.binary)
+	if err != nil {
+		return err
+	}
+	defer lab.stop()
+	b.peers = lab.peers()
+	fmt.Printf("One run of `make bench`, %s. Ratios are to OpenSSH in the same run.\n\n", machine())
+	return errors.Join(
+		b.reportCold(),
+		b.reportFirstByte(),
+		b.reportEcho(),
+		b.reportBulk(),
+		b.reportRaw(),
+		b.reportSize(lab),
+	)
+}
+
+// reportCold times a whole `ssh HOST true` from process start to exit.
+func (b *bench) reportCold() error {
+	return b.interleave("cold `ssh … true`", "ms", b.rounds, func(p peer) (float64, error) {
+		begin := time.Now()
+		err := p.command("true").Run()
+		return milliseconds(time.Since(begin)), err
+	})
+}
+
+// reportFirstByte times from process start to the SSH server's first byte.
+func (b *bench) reportFirstByte() error {
+	return b.interleave("first byte of a raw stream, from process start", "ms", b.rounds, func(p peer) (float64, error) {
+		cmd := p.banner()
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			return 0, err
+		}
+		if _, err := cmd.StdinPipe(); err != nil { // open: its end would be the client's leave
+			return 0, err
+		}
+		begin := time.Now()
+		if err := cmd.Start(); err != nil {
+			return 0, err
+		}
+		_, err = io.ReadFull(out, make([]byte, 1))
+		took := milliseconds(time.Since(begin))
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait() // killed
+		return took, err
+	})
+}
+
+// reportEcho times one byte there and back through a remote cat, one at a time.
+func (b *bench) reportEcho() error {
+	const keys = 500
+	table := newTable("keystroke echo", "ms")
+	for _, p := range b.peers {
+		samples, err := echo(p.command("cat"), keys)
+		if err != nil {
+			return fmt.Errorf("echo by %s: %w", p.name, err)
+		}
+		table.add(p.name, samples)
+	}
+	table.print()
+	return nil
+}
+
+func echo(cmd *exec.Cmd, keys int) ([]float64, error) {
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		return nil, err
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	var samples []float64
+	key := []byte{'x'}
+	for i := range keys + 20 {
+		begin := time.Now()
+		if _, err := in.Write(key); err != nil {
+			return nil, err
+		}
+		if _, err := io.ReadFull(out, key); err != nil {
+			return nil, err
+		}
+		if i >= 20 { // the first ones find the direct path
+			samples = append(samples, milliseconds(time.Since(begin)))
+		}
+		time.Sleep(2 * time.Millisecond) // a keystroke, not a stream
+	}
+	_ = in.Close()
+	return samples, cmd.Wait()
+}
+
+// reportBulk times one stream of a remote file through SSH.
+func (b *bench) reportBulk() error {
+	remote := fmt.Sprintf("head -c %d /dev/zero", b.bytes)
+	return b.interleave(fmt.Sprintf("one stream of %d MB through SSH", b.bytes>>20), "MB/s", b.streams, func(p peer) (float64, error) {
+		return throughput(p.command(remote), b.bytes)
+	})
+}
+
+func throughput(cmd *exec.Cmd, want int64) (float64, error) {
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return 0, err
+	}
+	if err := cmd.Start(); err != nil {
+		return 0, err
+	}
+	if _, err := io.ReadFull(out, make([]byte, 1)); err != nil { // set-up is measured elsewhere
+		return 0, err
+	}
+	begin := time.Now()
+	n, err := io.Copy(io.Discard, out)
+	took := time.Since(begin)
+	if err := errors.Join(err, cmd.Wait()); err != nil {
+		return 0, err
+	}
+	if n+1 != want {
+		return 0, fmt.Errorf("%d bytes arrived, want %d", n+1, want)
+	}
+	return float64(n) / 1e6 / took.Seconds(), nil
+}
+
+// reportSize reads what an idle agent occupies, and the binary's size.
+func (b *bench) reportSize(lab *lab) error {
+	info, err := os.Stat(b.binary)
+	if err != nil {
+		return err
+	}
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", lab.agent.Process.Pid))
+	if err != nil {
+		return err
+	}
+	fmt.Printf("| size | |\n|---|---|\n| binary | %.1f MB |\n", float64(info.Size())/1e6)
+	for _, key := range []string{"RssAnon", "VmRSS"} {
+		for line := range strings.SplitSeq(string(status), "\n") {
+			if value, ok := strings.CutPrefix(line, key+":"); ok {
+				var kilobytes float64
+				if _, err := fmt.Sscan(strings.TrimSpace(value), &kilobytes); err != nil {
+					return err
+				}
+				fmt.Printf("| idle agent %s | %.1f MB |\n", key, kilobytes*1024/1e6)
+			}
+		}
+	}
+	return nil
+}
+
+// interleave takes n samples of each peer in turns, and prints them.
+func (b *bench) interleave(title, unit string, n int, sample func(peer) (float64, error)) error {
+	table := newTable(title, unit)
+	for range n {
+		for _, p := range b.peers {
+			value, err := sample(p)
+			if err != nil {
+				return fmt.Errorf("%s by %s: %w", title, p.name, err)
+			}
+			table.add(p.name, []float64{value})
+		}
+	}
+	table.print()
+	return nil
+}
+
+func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

@@ -1,0 +1,300 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"os/exec"
+	"time"
+
+	"google.golang.org/protobuf/encoding/protojson"
+
+	"fairlead.dev/fairlead/disconnect"
+	"fairlead.dev/fairlead/tailnet"
+	"fairlead.dev/fairlead/tailnet/proto"
+	"fairlead.dev/fairlead/tailnet/relay"
+)
+
+// nodeCommand makes this program the far node of the raw stream: a process of its
+// own, so that both ends do not share one scheduler.
+const nodeCommand = "node"
+
+// sourcePort is where the far node sends zeros to whoever connects.
+const sourcePort = 9000
+
+// reportRaw times one TCP stream inside the tailnet without SSH, direct and relayed,
+// beside the same stream on plain loopback.
+func (b *bench) reportRaw() error {
+	table := newTable(fmt.Sprintf("one raw TCP stream of %d MB", b.bytes>>20), "MB/s")
+	site := startRelaySite()
+	defer site.close()
+	for range b.streams {
+		if err := b.rawRound(table, site); err != nil {
+			return err
+		}
+	}
+	table.print()
+	return nil
+}
+
+func (b *bench) rawRound(table *table, site *relaySite) error {
+	plain, err := plainStream(b.bytes)
+	if err != nil {
+		return err
+	}
+	table.add("plain TCP on loopback", []float64{plain})
+	for _, way := range []struct {
+		name    string
+		relayed bool
+	}{{"tailnet, direct", false}, {"tailnet, relayed", true}} {
+		speed, err := tailnetStream(b.ctx, b.bytes, site, way.relayed)
+		if err != nil {
+			return fmt.Errorf("%s: %w", way.name, err)
+		}
+		table.add(way.name, []float64{speed})
+	}
+	return nil
+}
+
+func plainStream(size int64) (float64, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, err
+	}
+	defer l.Close()
+	go source(l)
+	conn, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		return 0, err
+	}
+	return receive(conn, size)
+}
+
+// receive reads size bytes and returns MB/s.
+func receive(conn net.Conn, size int64) (float64, error) {
+	defer conn.Close()
+	begin := time.Now()
+	n, err := io.CopyN(io.Discard, conn, size)
+	if err != nil {
+		return 0, err
+	}
+	return float64(n) / 1e6 / time.Since(begin).Seconds(), nil
+}
+
+// source sends zeros to whoever connects, until they leave.
+func source(l net.Listener) {
+	zeros := make([]byte, 256<<10)
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer conn.Close()
+			for {
+				if _, err := conn.Write(zeros); err != nil {
+					return
+				}
+			}
+		}()
+	}
+}
+
+// relaySite is a relay of the bench's own, which admits the two nodes.
+type relaySite struct {
+	relay  *relay.Relay
+	server *httptest.Server
+	signer *relay.TokenSigner
+}
+
+func startRelaySite() *relaySite {
+	signer := relay.NewTokenSigner([32]byte{})
+	r := relay.New(relay.Config{Admit: func(token string) (proto.NodeKey, error) { return signer.Verify(token, time.Now()) }})
+	mux := http.NewServeMux()
+	mux.Handle("/api/v1/relay", r)
+	return &relaySite{relay: r, server: httptest.NewServer(mux), signer: signer}
+}
+
+func (s *relaySite) close() {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	s.relay.Close(ctx, disconnect.Goodbye{Reason: disconnect.ServerShutdown, Initiator: disconnect.Server})
+	s.server.Close()
+}
+
+// benchNode is a node with its way to the relay.
+type benchNode struct {
+	*tailnet.Node
+}
+
+// nodeOrder is what the far process is told.
+type nodeOrder struct {
+	Relayed bool   `json:"relayed"`
+	URL     string `json:"url"`
+	Token   string `json:"token"`
+}
+
+func newBenchNode(key tailnet.PrivateKey, order nodeOrder) (*benchNode, error) {
+	u, err := url.Parse(order.URL)
+	if err != nil {
+		return nil, err
+	}
+	dialer := tailnet.NewRelayDialer(u, http.DefaultClient)
+	dialer.SetToken(order.Token)
+	node, err := tailnet.NewNode(tailnet.Options{
+		PrivateKey: key, DialRelay: dialer.Dial, ForceRelay: order.Relayed,
+		AllowInbound: []uint16{sourcePort},
+	})
+	if err != nil {
+		return nil, err
+	}
+	node.SetDERPMap(&proto.DERPMap{Regions: []*proto.DERPRegion{{Id: 1, Code: "bench", Name: "bench"}}}, "127.0.0.1")
+	return &benchNode{node}, nil
+}
+
+func tailnetStream(ctx context.Context, size int64, site *relaySite, relayed bool) (speed float64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	near, far := tailnet.NewPrivateKey(), tailnet.NewPrivateKey()
+	order := func(key tailnet.PrivateKey) nodeOrder {
+		return nodeOrder{Relayed: relayed, URL: site.server.URL, Token: site.signer.Sign(key.Public(), time.Now().Add(time.Hour))}
+	}
+	node, err := newBenchNode(near, order(near))
+	if err != nil {
+		return 0, err
+	}
+	defer node.Close()
+	stop, err := startFar(ctx, node, far, order(far))
+	if err != nil {
+		return 0, err
+	}
+	defer stop()
+	conn, err := dialUntil(ctx, node, far.Public(), relayed)
+	if err != nil {
+		return 0, err
+	}
+	return receive(conn, size)
+}
+
+// dialUntil dials until the far node answers on the wanted kind of path.
+func dialUntil(ctx context.Context, node *benchNode, far proto.NodeKey, relayed bool) (net.Conn, error) {
+	want := tailnet.PathDirect
+	if relayed {
+		want = tailnet.PathRelay
+	}
+	for {
+		attempt, cancel := context.WithTimeout(ctx, time.Second)
+		conn, err := node.DialTCP(attempt, far, sourcePort)
+		cancel()
+		if err == nil {
+			if _, err = io.ReadFull(conn, make([]byte, 1<<16)); err == nil && node.Path(far).Kind == want {
+				return conn, nil
+			}
+			_ = conn.Close()
+		}
+		select {
+		case <-ctx.Done():
+			return nil, errors.Join(context.Cause(ctx), err)
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// startFar runs the far node and keeps both nodes informed of each other.
+func startFar(ctx context.Context, near *benchNode, key tailnet.PrivateKey, order nodeOrder) (stop func(), err error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	text, err := key.MarshalText()
+	if err != nil {
+		return nil, err
+	}
+	orderJSON, err := json.Marshal(order)
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.CommandContext(ctx, self, nodeCommand, string(text), string(orderJSON))
+	cmd.Stderr = os.Stderr
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		return nil, err
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	near.SetSelfCallback(func(n *proto.Node) { _ = writeNode(in, n) })
+	pumped := make(chan struct{})
+	go func() {
+		defer close(pumped)
+		_ = readNodes(out, near.UpsertPeer)
+	}()
+	return func() {
+		near.SetSelfCallback(nil)
+		_ = in.Close()
+		<-pumped
+		_ = cmd.Wait()
+	}, nil
+}
+
+// runNode is the far process: it ends when its standard input does.
+func runNode(args []string) error {
+	if len(args) != 2 {
+		return errors.New("want a key and an order")
+	}
+	var key tailnet.PrivateKey
+	if err := key.UnmarshalText([]byte(args[0])); err != nil {
+		return err
+	}
+	var order nodeOrder
+	if err := json.Unmarshal([]byte(args[1]), &order); err != nil {
+		return err
+	}
+	node, err := newBenchNode(key, order)
+	if err != nil {
+		return err
+	}
+	defer node.Close()
+	listener, err := node.Listen(sourcePort)
+	if err != nil {
+		return err
+	}
+	go source(listener)
+	node.SetSelfCallback(func(n *proto.Node) { _ = writeNode(os.Stdout, n) })
+	return readNodes(os.Stdin, node.UpsertPeer)
+}
+
+func writeNode(w io.Writer, n *proto.Node) error {
+	line, err := protojson.Marshal(n)
+	if err != nil {
+		return err
+	}
+	_, err = w.Write(append(line, '\n'))
+	return err
+}
+
+func readNodes(r io.Reader, each func(*proto.Node) error) error {
+	lines := bufio.NewScanner(r)
+	for lines.Scan() {
+		var n proto.Node
+		if err := protojson.Unmarshal(lines.Bytes(), &n); err != nil {
+			return err
+		}
+		if err := each(&n); err != nil {
+			return err
+		}
+	}
+	return lines.Err()
+}
