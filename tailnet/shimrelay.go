@@ -269,7 +269,7 @@ func (c *relaySession) account() {
 	switch {
 	case relayRefuses(cause.Reason):
 		c.region.holdBack(now.Add(c.shim.timing.penalty))
-	case now.Sub(c.began) < c.shim.timing.redial:
+	case !cause.Expected() && now.Sub(c.began) < c.shim.timing.redial:
 		// Something accepts connections only to drop them.
 		c.region.holdBack(now.Add(c.shim.timing.redial))
 	}
