@@ -46,6 +46,7 @@ func (h *host) start(command string, terminal bool) (*ssh.Session, *ssh.Client, 
 }
 
 func TestHowAProcessEnds(t *testing.T) {
+	t.Parallel()
 	const agent = disconnect.Agent
 	for _, tc := range []struct {
 		command string
@@ -85,6 +86,7 @@ func TestHowAProcessEnds(t *testing.T) {
 }
 
 func TestSignalsThatAreNoFailure(t *testing.T) {
+	t.Parallel()
 	t.Run("client's request", func(t *testing.T) {
 		h := newHost(t, nil)
 		s, _, _, _ := h.start("echo ready; sleep 1000; echo not reached", false)
@@ -123,6 +125,7 @@ func TestSignalsThatAreNoFailure(t *testing.T) {
 }
 
 func TestClientClosesTheChannel(t *testing.T) {
+	t.Parallel()
 	for _, terminal := range []bool{false, true} {
 		h := newHost(t, nil)
 		line := newLifeline(t)
@@ -139,6 +142,7 @@ func TestClientClosesTheChannel(t *testing.T) {
 // the end of its input and exits well. Neither the broken transport nor the exit was
 // first.
 func TestClientClosesChannelAndConnection(t *testing.T) {
+	t.Parallel()
 	h := newHost(t, nil)
 	const n = 50
 	for range n {
@@ -161,6 +165,7 @@ func TestClientClosesChannelAndConnection(t *testing.T) {
 
 // A program that ends when its input does must not make a lost connection look well.
 func TestTransportLost(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct {
 		name   string
 		cut    func(*net.TCPConn) error
@@ -194,6 +199,7 @@ func TestTransportLost(t *testing.T) {
 }
 
 func TestPeerDeclaredItsEnding(t *testing.T) {
+	t.Parallel()
 	declared := disconnect.Attribution{
 		Reason: disconnect.ClientClosed, Initiator: disconnect.Client, Detail: "window closed",
 	}
@@ -212,6 +218,7 @@ func TestPeerDeclaredItsEnding(t *testing.T) {
 }
 
 func TestBytesThatAreNotSSH(t *testing.T) {
+	t.Parallel()
 	h := newHost(t, nil)
 	_, _, raw, _ := h.start("echo ready; sleep 1000", false)
 	_, err := raw.Write(bytes.Repeat([]byte{0xff}, 64))
@@ -220,6 +227,7 @@ func TestBytesThatAreNotSSH(t *testing.T) {
 }
 
 func TestEndPeer(t *testing.T) {
+	t.Parallel()
 	h := newHost(t, nil)
 	_, client, _, _ := h.start("echo ready; sleep 1000", false)
 	h.EndPeer(netip.MustParseAddr("127.0.0.2"), disconnect.Attribution{
@@ -237,6 +245,7 @@ func TestEndPeer(t *testing.T) {
 }
 
 func TestCloseTellsWhy(t *testing.T) {
+	t.Parallel()
 	for _, terminal := range []bool{false, true} {
 		h := newHost(t, nil)
 		line := newLifeline(t)
@@ -294,6 +303,7 @@ func TestCloseTellsWhy(t *testing.T) {
 }
 
 func TestCloseOverlooksNobody(t *testing.T) {
+	t.Parallel()
 	h := newHost(t, func(c *agentssh.Config) { c.KillGrace = 50 * time.Millisecond })
 	line := newLifeline(t)
 	// Ignores SIGHUP, and its client reads nothing.
@@ -309,6 +319,7 @@ func TestCloseOverlooksNobody(t *testing.T) {
 }
 
 func TestCloseWithoutTime(t *testing.T) {
+	t.Parallel()
 	h := newHost(t, nil) // its grace is long
 	line := newLifeline(t)
 	_, _, _, _ = h.start("exec 9>"+line.path+"; trap '' HUP; echo ready; while :; do sleep 1; done", false)
@@ -323,6 +334,7 @@ func TestCloseWithoutTime(t *testing.T) {
 
 // A peer whose socket takes nothing more cannot hold the agent up.
 func TestCloseWithAStuckTransport(t *testing.T) {
+	t.Parallel()
 	h := newHost(t, func(c *agentssh.Config) { c.KillGrace = 50 * time.Millisecond })
 	gate := &gatedConn{shut: make(chan struct{}), closed: make(chan struct{})}
 	ours, served := h.serveConn(func(nc net.Conn) net.Conn { gate.Conn = nc; return gate })
@@ -365,6 +377,7 @@ func (g *gatedConn) Close() error {
 // The process ended, its grandchild holds the pipe: a shutdown then is only what
 // followed.
 func TestShutdownDoesNotRelabel(t *testing.T) {
+	t.Parallel()
 	h := newHost(t, nil)
 	s, client, _ := h.session()
 	_, err := s.StdinPipe() // so that its input does not end
@@ -386,6 +399,7 @@ func TestShutdownDoesNotRelabel(t *testing.T) {
 }
 
 func TestProcessThatDoesNotStart(t *testing.T) {
+	t.Parallel()
 	h := newHost(t, func(c *agentssh.Config) {
 		c.Settings = func() agentssh.Settings {
 			// The kernel takes no string of this size.
@@ -412,6 +426,7 @@ func TestProcessThatDoesNotStart(t *testing.T) {
 }
 
 func TestPanicEndsOneSessionOnly(t *testing.T) {
+	t.Parallel()
 	var boom atomic.Bool
 	h := newHost(t, func(c *agentssh.Config) {
 		c.Settings = func() agentssh.Settings {
@@ -454,6 +469,7 @@ func TestSlowHandshake(t *testing.T) {
 }
 
 func TestHandshakeWithSomethingElse(t *testing.T) {
+	t.Parallel()
 	h := newHost(t, nil)
 	for text, reason := range map[string]disconnect.Reason{
 		"GET / HTTP/1.1\r\nHost: a\r\n\r\n" + strings.Repeat("x", 1000): disconnect.ProtocolError,
@@ -476,6 +492,7 @@ func TestHandshakeWithSomethingElse(t *testing.T) {
 }
 
 func TestCloseDuringHandshake(t *testing.T) {
+	t.Parallel()
 	h := newHost(t, nil)
 	raw, err := net.Dial("tcp", h.addr)
 	require.NoError(t, err)
@@ -486,6 +503,7 @@ func TestCloseDuringHandshake(t *testing.T) {
 }
 
 func TestServeReturnsTheListenersError(t *testing.T) {
+	t.Parallel()
 	h := newHost(t, nil)
 	require.ErrorIs(t, h.Serve(brokenListener{err: syscall.EINVAL}), syscall.EINVAL)
 	l := brokenListener{err: syscall.EMFILE, then: syscall.EINVAL, calls: new(atomic.Int32)}

@@ -53,6 +53,7 @@ func exitCode(err error) int {
 }
 
 func TestOpenSSHStatus(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct {
 		command string
 		code    int // of ssh
@@ -74,8 +75,9 @@ func TestOpenSSHStatus(t *testing.T) {
 }
 
 func TestOpenSSHStreams(t *testing.T) {
+	t.Parallel()
 	h := newHost(t, nil)
-	const size = 32 << 20
+	const size = 16 << 20
 	want := sha256.New()
 	_, err := io.Copy(want, io.LimitReader(&counter{}, size))
 	require.NoError(t, err)
@@ -130,6 +132,7 @@ func until(t *testing.T, r *bufio.Reader, text string) string {
 }
 
 func TestOpenSSHTerminal(t *testing.T) {
+	t.Parallel()
 	h := newHost(t, nil)
 	p, r, cmd := h.login("127.0.0.1", `trap 'stty size; exit 6' WINCH; stty size; while :; do sleep 0.02; done`)
 	require.Contains(t, until(t, r, "31 97"), "31 97")
@@ -141,6 +144,7 @@ func TestOpenSSHTerminal(t *testing.T) {
 }
 
 func TestOpenSSHLoginShell(t *testing.T) {
+	t.Parallel()
 	h := newHost(t, nil)
 	p, r, cmd := h.login("127.0.0.1")
 	_, err := io.WriteString(p, "stty -echo; echo sum=$((40+2))\n")
@@ -154,6 +158,7 @@ func TestOpenSSHLoginShell(t *testing.T) {
 }
 
 func TestOpenSSHEscape(t *testing.T) {
+	t.Parallel()
 	h := newHost(t, nil)
 	line := newLifeline(t)
 	p, r, cmd := h.login("127.0.0.1", "exec 9>"+line.path+"; echo ready; sleep 1000")
@@ -167,6 +172,7 @@ func TestOpenSSHEscape(t *testing.T) {
 }
 
 func TestOpenSSHInterrupted(t *testing.T) {
+	t.Parallel()
 	for sig, want := range map[syscall.Signal]disconnect.Attribution{
 		syscall.SIGINT:  {Reason: disconnect.ClientClosed, Initiator: disconnect.Client, Detail: "disconnected by user"},
 		syscall.SIGKILL: {Reason: disconnect.NetworkError, Initiator: disconnect.Network},
@@ -193,6 +199,7 @@ func TestOpenSSHInterrupted(t *testing.T) {
 }
 
 func TestOpenSSHReadsWhyTheAgentStops(t *testing.T) {
+	t.Parallel()
 	h := newHost(t, nil)
 	cmd := h.openSSH("127.0.0.1", "echo ready; sleep 1000")
 	out, err := cmd.StdoutPipe()
@@ -209,6 +216,7 @@ func TestOpenSSHReadsWhyTheAgentStops(t *testing.T) {
 
 // Several sessions over one connection, one of them left with its master alive.
 func TestOpenSSHMultiplexing(t *testing.T) {
+	t.Parallel()
 	h := newHost(t, nil)
 	dir, err := os.MkdirTemp("", "mux") // short: it is a socket's path
 	require.NoError(t, err)

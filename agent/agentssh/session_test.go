@@ -30,6 +30,7 @@ import (
 func mkfifo(path string) error { return syscall.Mkfifo(path, 0o600) }
 
 func TestExecKeepsStreamsAndStatusApart(t *testing.T) {
+	t.Parallel()
 	h := newHost(t, nil)
 	s, _, _ := h.session()
 	var stdout, stderr bytes.Buffer
@@ -51,6 +52,7 @@ func TestExecKeepsStreamsAndStatusApart(t *testing.T) {
 }
 
 func TestConnectionWithoutAddresses(t *testing.T) {
+	t.Parallel()
 	h := newHost(t, nil)
 	ours, served := h.serveConn(func(nc net.Conn) net.Conn { return nowhereConn{nc} })
 	client := h.client(ours)
@@ -167,6 +169,7 @@ func TestLoginShellOnTerminal(t *testing.T) {
 }
 
 func TestEndOfInputIsNotTheEnd(t *testing.T) {
+	t.Parallel()
 	h := newHost(t, nil)
 	s, _, _ := h.session()
 	s.Stdin = strings.NewReader("x")
@@ -189,12 +192,21 @@ func TestEndOfInputIsNotTheEnd(t *testing.T) {
 
 // A process may close its input while the client still sends.
 func TestProcessThatDoesNotRead(t *testing.T) {
+	t.Parallel()
 	h := newHost(t, nil)
 	s, _, _ := h.session()
-	s.Stdin = io.LimitReader(zeros{}, 8<<20)
-	out, err := s.Output("exec <&-; sleep 0.1; echo done")
+	in, err := s.StdinPipe()
 	require.NoError(t, err)
-	require.Equal(t, "done\n", string(out))
+	gate := filepath.Join(t.TempDir(), "gate")
+	require.NoError(t, mkfifo(gate))
+	var out bytes.Buffer
+	s.Stdout = &out
+	require.NoError(t, s.Start("exec <&-; read x <"+gate+"; echo done"))
+	_, err = io.CopyN(in, zeros{}, 8<<20) // four times the channel's window
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(gate, []byte("go\n"), 0o600))
+	require.NoError(t, s.Wait())
+	require.Equal(t, "done\n", out.String())
 	h.expect(disconnect.Graceful, disconnect.Agent, "normal exit", 0)
 }
 
@@ -203,6 +215,7 @@ type zeros struct{}
 func (zeros) Read(b []byte) (int, error) { clear(b); return len(b), nil }
 
 func TestBulkOutputKeepsItsChecksum(t *testing.T) {
+	t.Parallel()
 	const last = "12500000" // about 100 MB
 	want := sha256.New()
 	local := exec.Command("seq", "1", last)
@@ -218,6 +231,7 @@ func TestBulkOutputKeepsItsChecksum(t *testing.T) {
 }
 
 func TestClientThatDoesNotReadBlocksNobodyElse(t *testing.T) {
+	t.Parallel()
 	h := newHost(t, nil)
 	stuck, client, _ := h.session()
 	out, err := stuck.StdoutPipe() // never read: only its window is full
@@ -242,6 +256,7 @@ func TestClientThatDoesNotReadBlocksNobodyElse(t *testing.T) {
 }
 
 func TestManySessionsOnOneConnection(t *testing.T) {
+	t.Parallel()
 	h := newHost(t, nil)
 	client, _ := h.dial()
 	const n = 200
@@ -282,6 +297,7 @@ func TestManySessionsOnOneConnection(t *testing.T) {
 }
 
 func TestWindowChangesInParallel(t *testing.T) {
+	t.Parallel()
 	h := newHost(t, nil)
 	s, _, _ := h.session()
 	require.NoError(t, s.RequestPty("vt100", 10, 10, nil))
@@ -300,6 +316,8 @@ func TestWindowChangesInParallel(t *testing.T) {
 	}
 	wg.Wait()
 	require.NoError(t, s.WindowChange(55, 66))
+	_, err = s.SendRequest("keepalive@openssh.com", true, nil) // the change has no answer of its own
+	require.NoError(t, err)
 	_, err = io.WriteString(in, "\n")
 	require.NoError(t, err)
 	rest, err := io.ReadAll(r)
@@ -309,6 +327,7 @@ func TestWindowChangesInParallel(t *testing.T) {
 }
 
 func TestWhatIsNotSupportedIsRefusedInWords(t *testing.T) {
+	t.Parallel()
 	h := newHost(t, nil)
 	client, _ := h.dial()
 
@@ -355,6 +374,7 @@ func TestWhatIsNotSupportedIsRefusedInWords(t *testing.T) {
 
 // A session whose channel never runs anything is no session, and holds nothing.
 func TestChannelThatRunsNothing(t *testing.T) {
+	t.Parallel()
 	h := newHost(t, nil)
 	s, client, _ := h.session()
 	require.NoError(t, s.RequestPty("vt100", 2, 2, nil))
@@ -368,6 +388,7 @@ func TestChannelThatRunsNothing(t *testing.T) {
 }
 
 func TestProcessesThatOutliveTheSession(t *testing.T) {
+	t.Parallel()
 	h := newHost(t, nil)
 	for _, start := range []string{
 		"setsid sh -c 'echo $$; exec sleep 1000 >/dev/null 2>&1 </dev/null' &", // a daemon
@@ -390,6 +411,7 @@ func TestProcessesThatOutliveTheSession(t *testing.T) {
 // A grandchild that holds the pipes keeps the channel open, as with sshd: its output
 // is wanted. That the process ended first remains the cause.
 func TestGrandchildHoldsThePipes(t *testing.T) {
+	t.Parallel()
 	h := newHost(t, nil)
 	s, _, _ := h.session()
 	out, err := s.Output("(sleep 0.2; echo late) & echo early")
@@ -399,6 +421,7 @@ func TestGrandchildHoldsThePipes(t *testing.T) {
 }
 
 func TestGrandchildHoldsThePipesUntilTheClientLeaves(t *testing.T) {
+	t.Parallel()
 	h := newHost(t, nil)
 	line := newLifeline(t)
 	s, _, _ := h.session()
@@ -429,6 +452,7 @@ func (h *host) waitGone(pid string) {
 
 // On a terminal the end of the shell is the end of the session, whatever it left.
 func TestTerminalEndsWithItsShell(t *testing.T) {
+	t.Parallel()
 	h := newHost(t, nil)
 	s, _, _ := h.session()
 	require.NoError(t, s.RequestPty("vt100", 2, 2, nil))
