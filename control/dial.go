@@ -39,6 +39,9 @@ type DialOptions struct {
 // only; that the server answers is also bounded by Silence. [JudgeDial] judges the
 // error. The caller must Close the link, also when it has ended.
 func Dial(ctx context.Context, opts DialOptions) (*Link, error) {
+	if opts.AccessURL == nil {
+		return nil, errors.New("dial control link: no access url")
+	}
 	header := http.Header{InstanceHeader: {opts.Instance}}
 	header.Set("Authorization", "Bearer "+opts.Token)
 	conn, err := wsconn.Dial(ctx, opts.AccessURL.JoinPath(Path).String(), wsconn.DialOptions{

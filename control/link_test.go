@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -198,7 +199,7 @@ func TestHeartbeatsKeepAnIdleLink(t *testing.T) {
 	select {
 	case <-dialled.Done():
 	case <-accepted.Done():
-	case <-time.After(3 * silence):
+	case <-time.After(2 * silence):
 	}
 	require.NoError(t, dialled.Err())
 	require.NoError(t, accepted.Err())
@@ -206,17 +207,28 @@ func TestHeartbeatsKeepAnIdleLink(t *testing.T) {
 	require.Positive(t, accepted.echo.Load())
 }
 
+// TestGoodbyeBeforeTheCutWins cuts the socket as soon as the goodbye has passed, when
+// gRPC may still hold it.
 func TestGoodbyeBeforeTheCutWins(t *testing.T) {
-	for range 50 {
-		w := newWorld(t, nil)
-		dialled, accepted := w.dial(t, w.options("agent"))
-		g := goodbye(d.ServerShutdown, d.Server, "and killed at once")
-		require.True(t, accepted.latch(Ending{g.On(d.ServerToAgent), true}))
-		require.True(t, accepted.send(goodbyeFrame(g)))
-		receive(t, accepted.acked.done()) // the frame has been read by the other end
-		w.proxy.cut()
-		accepted.announce()
-		require.Equal(t, Ending{g.On(d.ServerToAgent), true}, ended(t, dialled))
+	for _, sender := range []string{"agent", "server"} {
+		t.Run(sender, func(t *testing.T) {
+			w := newWorld(t, nil)
+			for range 50 {
+				from, to := w.dial(t, w.options("agent"))
+				receive(t, to.greeted.done())
+				if sender == "server" {
+					from, to = to, from
+				}
+				g := goodbye(d.ServerShutdown, from.self, "and killed at once, after many words"+strings.Repeat(".", 40))
+				require.True(t, from.latch(Ending{g.On(d.ServerToAgent), true}))
+				passed := w.proxy.nextLong()
+				require.True(t, from.send(goodbyeFrame(g)))
+				receive(t, passed)
+				w.proxy.cut()
+				from.announce()
+				require.Equal(t, Ending{g.On(d.ServerToAgent), true}, ended(t, to))
+			}
+		})
 	}
 }
 

@@ -189,8 +189,10 @@ type proxy struct {
 	stop     chan struct{}
 	running  sync.WaitGroup
 
-	mu    sync.Mutex // guards conns
+	mu    sync.Mutex // guards conns and passed
 	conns []*net.TCPConn
+	// passed is closed when the next long chunk has been forwarded.
+	passed chan struct{}
 }
 
 func newProxy(t *testing.T, backend string) *proxy {
@@ -244,7 +246,22 @@ func (p *proxy) copy(from, to *net.TCPConn) {
 		if _, err := to.Write(buf[:n]); err != nil {
 			return
 		}
+		p.mu.Lock()
+		if p.passed != nil && n > 40 { // pings, acks and heartbeats are shorter
+			close(p.passed)
+			p.passed = nil
+		}
+		p.mu.Unlock()
 	}
+}
+
+// nextLong returns a channel that is closed when a chunk of more than 40 bytes has
+// been forwarded.
+func (p *proxy) nextLong() <-chan struct{} {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.passed = make(chan struct{})
+	return p.passed
 }
 
 // freeze makes the proxy swallow everything without closing anything.

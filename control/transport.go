@@ -20,7 +20,7 @@ import (
 const (
 	// maxMessage bounds one message in either direction, in bytes.
 	maxMessage = 4 << 20
-	// writeBuffer is gRPC's write buffer in bytes, shared when idle. It reads
+	// writeBuffer is gRPC's write buffer in bytes, shared when idle. gRPC reads
 	// without a buffer: the WebSocket has one.
 	writeBuffer = 4096
 	// window is the flow-control window of a stream and of a link, in bytes. It is
@@ -93,7 +93,6 @@ func dialGRPC(l *Link) (*grpc.ClientConn, error) {
 			Backoff:           backoff.DefaultConfig,
 			MinConnectTimeout: math.MaxInt32 * time.Millisecond, // silence ends it before
 		}),
-		grpc.WithSharedWriteBuffer(true),
 		grpc.WithReadBufferSize(0),
 		grpc.WithWriteBufferSize(writeBuffer),
 		grpc.WithStaticStreamWindowSize(window),
@@ -109,7 +108,6 @@ func newGRPCServer() *grpc.Server {
 		grpc.StreamInterceptor(streamWithLink),
 		grpc.WaitForHandlers(true),
 		grpc.MaxConcurrentStreams(maxStreams),
-		grpc.SharedWriteBuffer(true),
 		grpc.ReadBufferSize(0),
 		grpc.WriteBufferSize(writeBuffer),
 		grpc.StaticStreamWindowSize(window),

@@ -58,7 +58,7 @@ func TestCloseWithIsSeenByBothEnds(t *testing.T) {
 			seen := make(chan struct{})
 			go func() {
 				defer close(seen)
-				err, ending := drain(t, other)
+				ending, err := drain(t, other)
 				require.ErrorIs(t, err, io.EOF)
 				require.Equal(t, Ending{Code: 4020, Text: "i=3;d=upgrade"}, ending)
 			}()
@@ -66,7 +66,7 @@ func TestCloseWithIsSeenByBothEnds(t *testing.T) {
 			<-seen
 			require.Equal(t, Ending{Local: true, Code: 4020, Text: "i=3;d=upgrade"}, closer.Ending())
 
-			err, _ := drain(t, closer)
+			_, err := drain(t, closer)
 			require.ErrorIs(t, err, net.ErrClosed)
 			_, err = closer.Write([]byte("x"))
 			require.ErrorIs(t, err, net.ErrClosed)
@@ -84,7 +84,7 @@ func TestCloseWithDoesNotWaitForADeadPeer(t *testing.T) {
 	require.NoError(t, server.CloseWith(4020, "")) // the client does not read
 	require.Less(t, time.Since(start), 2*time.Second)
 	// The frame was sent all the same.
-	_, ending := drain(t, client)
+	ending, _ := drain(t, client)
 	require.Equal(t, 4020, ending.Code)
 }
 
@@ -108,7 +108,7 @@ func TestLibraryCloseCodesAreKept(t *testing.T) {
 	for _, code := range []websocket.StatusCode{1000, 1001, 1011, 3000} {
 		client, server := pair(t)
 		go func() { _ = server.ws.Close(code, "by a library") }()
-		err, ending := drain(t, client)
+		ending, err := drain(t, client)
 		require.ErrorIs(t, err, io.EOF)
 		require.Equal(t, Ending{Code: int(code), Text: "by a library"}, ending)
 	}
@@ -118,7 +118,7 @@ func TestPlainCloseClaimsNothing(t *testing.T) {
 	client, server := pair(t)
 	require.NoError(t, server.Close())
 	require.NoError(t, server.Close())
-	err, ending := drain(t, client)
+	ending, err := drain(t, client)
 	require.ErrorIs(t, err, io.EOF)
 	require.Equal(t, Ending{Err: io.EOF}, ending)
 	require.Equal(t, Ending{Local: true, Err: net.ErrClosed}, server.Ending())
@@ -128,7 +128,7 @@ func TestCutAndReset(t *testing.T) {
 	t.Run("cut", func(t *testing.T) {
 		client, server := pair(t)
 		require.NoError(t, server.under.Close())
-		err, ending := drain(t, client)
+		ending, err := drain(t, client)
 		require.ErrorIs(t, err, io.EOF)
 		require.Equal(t, Ending{Err: io.EOF}, ending)
 	})
@@ -137,13 +137,13 @@ func TestCutAndReset(t *testing.T) {
 		_, err := server.under.Write([]byte{0x82, 10, 'h', 'a', 'l', 'f'})
 		require.NoError(t, err)
 		require.NoError(t, server.under.Close())
-		_, ending := drain(t, client)
+		ending, _ := drain(t, client)
 		require.ErrorIs(t, ending.Err, io.ErrUnexpectedEOF)
 	})
 	t.Run("reset", func(t *testing.T) {
 		client, server := pair(t)
 		reset(t, client)
-		err, ending := drain(t, server)
+		ending, err := drain(t, server)
 		require.ErrorIs(t, err, syscall.ECONNRESET)
 		require.ErrorIs(t, ending.Err, syscall.ECONNRESET)
 		require.False(t, ending.Local)
@@ -190,7 +190,7 @@ func TestReadDeadline(t *testing.T) {
 	require.NoError(t, server.SetReadDeadline(time.Now().Add(20*time.Millisecond)))
 	told := make(chan Ending, 1)
 	go func() {
-		_, ending := drain(t, client)
+		ending, _ := drain(t, client)
 		told <- ending
 	}()
 	_, err = server.Read(make([]byte, 1))
@@ -247,8 +247,8 @@ func TestInvalidData(t *testing.T) {
 		client, server := pair(t)
 		require.NoError(t, client.ws.Write(testContext(t), websocket.MessageText, []byte("hello")))
 		told := make(chan Ending, 1)
-		go func() { _, ending := drain(t, client); told <- ending }()
-		err, ending := drain(t, server)
+		go func() { ending, _ := drain(t, client); told <- ending }()
+		ending, err := drain(t, server)
 		require.ErrorIs(t, err, ErrProtocol)
 		require.Equal(t, disconnect.Attribution{
 			ConnectType: disconnect.ServerToAgent, Reason: disconnect.ProtocolError,
@@ -262,7 +262,7 @@ func TestInvalidData(t *testing.T) {
 		client, server := pair(t)
 		_, err := client.under.Write(bytes.Repeat([]byte("\xf7garbage"), 100))
 		require.NoError(t, err)
-		err, ending := drain(t, server)
+		ending, err := drain(t, server)
 		require.ErrorIs(t, err, ErrProtocol)
 		require.ErrorIs(t, ending.Err, ErrProtocol)
 	})

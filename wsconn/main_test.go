@@ -52,13 +52,13 @@ func pair(t *testing.T) (client, server *Conn) {
 	return client, server
 }
 
-// drain reads until the end and returns the error and the ending.
-func drain(t *testing.T, c *Conn) (error, Ending) {
+// drain reads until the end and returns the ending and the error.
+func drain(t *testing.T, c *Conn) (Ending, error) {
 	t.Helper()
 	buf := make([]byte, 512)
 	for {
 		if _, err := c.Read(buf); err != nil {
-			return err, c.Ending()
+			return c.Ending(), err
 		}
 	}
 }
