@@ -275,11 +275,11 @@ func TestSessionSurvivesALostCompanionStream(t *testing.T) {
 }
 
 func TestHostKeyMismatch(t *testing.T) {
-	agent, p, log := startAgent(t, "agent-1"), new(path), new(records)
-	p.lead(agent)
 	for name, pinned := range map[string]ssh.PublicKey{"another key": newSigner(t).PublicKey(), "no key": nil} {
 		t.Run(name, func(t *testing.T) {
-			config := testConfig(agent, p, log)
+			agent, p := startAgent(t, "agent-1"), new(path)
+			p.lead(agent)
+			config := testConfig(agent, p, new(records))
 			config.hostKey = pinned
 			w, err := openWorkspace(t.Context(), config, nil)
 			require.NoError(t, err)

@@ -27,8 +27,8 @@ const (
 //
 // The SSH inside is encrypted, so what the local client wants shows only in what
 // follows the end of in:
-//   - The agent closes the connection: the client had said in SSH that it leaves, and
-//     the agent's account tells why.
+//   - The agent closes the connection, or what ran on it has ended: the client had said
+//     in SSH that it leaves, or was done. The agent's account tells why.
 //   - It does not, and the process that started this one is gone: that was killed.
 //     Nobody chose to leave; the agent is told that the client crashed.
 //   - It does not, and that process lives: only the input ended. The agent is told so
@@ -120,7 +120,7 @@ func (s *stdio) broken() error {
 
 // localEnded finds out what the local client meant by closing its pipe.
 func (s *stdio) localEnded(ctx context.Context) disconnect.Attribution {
-	if s.broken() == nil && s.outputWithin(politeWait) {
+	if s.overWithin(politeWait) {
 		return s.account("the local ssh client left")
 	}
 	if s.broken() != nil || s.parentGone() {
@@ -156,7 +156,7 @@ func (s *stdio) localLost() disconnect.Attribution {
 // agent then closes the connection, that was the end.
 func (s *stdio) stopped(ctx context.Context) disconnect.Attribution {
 	a := s.workspace.leaving(ctx)
-	if s.outputWithin(politeWait) && s.broken() == nil {
+	if s.overWithin(politeWait) {
 		return s.account(a.Detail)
 	}
 	return s.tell(ctx, a)
@@ -200,8 +200,33 @@ func (s *stdio) agentEnded() disconnect.Attribution {
 	return s.workspace.watch.Ending()
 }
 
+// overWithin reports whether in time the agent closes the connection, or says that
+// what ran on it has ended.
+func (s *stdio) overWithin(d time.Duration) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), d)
+	defer cancel()
+	if s.broken() == nil {
+		s.tasks.Go(func() {
+			select {
+			case <-s.output:
+				cancel()
+			case <-ctx.Done():
+			}
+		})
+	}
+	if _, _, ok := s.workspace.watch.WaitEnded(ctx, s.port); ok {
+		return true
+	}
+	return s.broken() == nil && s.outputWithin(0)
+}
+
 // outputWithin reports whether the agent's bytes end in time.
 func (s *stdio) outputWithin(d time.Duration) bool {
+	select {
+	case <-s.output:
+		return true
+	default:
+	}
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {

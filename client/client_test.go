@@ -1,0 +1,124 @@
+package client
+
+import (
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/crypto/ssh"
+
+	"fairlead.dev/fairlead/disconnect"
+	"fairlead.dev/fairlead/tailnet"
+	"fairlead.dev/fairlead/tailnet/proto"
+)
+
+func TestRefusalsAreOneSentence(t *testing.T) {
+	now := time.Now()
+	for want, refused := range map[string]*tailnet.RefusedError{
+		"there is no workspace dev":             {Code: proto.Refusal_NOT_FOUND, Message: "whatever"},
+		"the agent of workspace dev is offline": {Code: proto.Refusal_AGENT_OFFLINE},
+		"the server refused workspace dev: a b": {Code: proto.Refusal_INVALID, Message: "a\nb"},
+		"the agent of workspace dev is offline since " + now.Add(-90*time.Second).Format("2006-01-02 15:04:05") +
+			" (1m30s ago); it ended with reason=server_shutdown initiator=agent expected=true detail=\"SIGTERM\"": {
+			Code: proto.Refusal_AGENT_OFFLINE, Since: now.Add(-90 * time.Second),
+			Ending: disconnect.Attribution{Reason: disconnect.ServerShutdown, Initiator: disconnect.Agent, Detail: "SIGTERM"},
+		},
+	} {
+		require.Equal(t, want, refusalText("dev", refused, now))
+	}
+	require.NotContains(t, refusalText("d\x1b[31mev", &tailnet.RefusedError{Code: proto.Refusal_NOT_FOUND}, now), "\x1b")
+}
+
+func TestSignalNames(t *testing.T) {
+	for name, number := range signals {
+		require.Equal(t, name, signalName(number))
+		require.Equal(t, int(number), signalNumber(name))
+	}
+	require.Empty(t, signalName(syscall.SIGWINCH))
+	require.Zero(t, signalNumber("WINCH"))
+}
+
+func TestSSHDisconnectCodes(t *testing.T) {
+	text := func(code string) error { return &textError{"ssh: disconnect, reason " + code + ": \"x\x1b\""} }
+	for code, want := range map[string]struct {
+		reason disconnect.Reason
+		by     disconnect.Initiator
+	}{
+		"1": {disconnect.AuthFailed, disconnect.Agent}, "2": {disconnect.ProtocolError, disconnect.Client},
+		"3": {disconnect.VersionMismatch, disconnect.Agent}, "5": {disconnect.ProtocolError, disconnect.Client},
+		"7": {disconnect.ResourceExhausted, disconnect.Agent}, "10": {disconnect.NetworkError, disconnect.Network},
+		"11": {disconnect.ServerShutdown, disconnect.Agent}, "12": {disconnect.LimitExceeded, disconnect.Agent},
+		"99": {disconnect.ProtocolError, disconnect.Client},
+	} {
+		a, ok := sshDisconnect(text(code))
+		require.True(t, ok)
+		require.Equal(t, want.reason, a.Reason, code)
+		require.Equal(t, want.by, a.Initiator, code)
+		require.NotContains(t, a.Detail, "\x1b")
+	}
+	_, ok := sshDisconnect(text("x"))
+	require.False(t, ok)
+	_, ok = sshDisconnect(&textError{"EOF"})
+	require.False(t, ok)
+	_, ok = sshDisconnect(nil)
+	require.False(t, ok)
+}
+
+type textError struct{ text string }
+
+func (e *textError) Error() string { return e.text }
+
+func TestParseDisconnectRequest(t *testing.T) {
+	payload := ssh.Marshal(struct {
+		Reason, Initiator uint32
+		Detail            string
+	}{20, 2, "bye\x1b[2J"})
+	a, ok := parseDisconnect(&ssh.Request{Type: disconnectRequest, Payload: payload})
+	require.True(t, ok)
+	require.Equal(t, disconnect.ServerShutdown, a.Reason)
+	require.Equal(t, disconnect.Agent, a.Initiator)
+	require.Equal(t, disconnect.AgentToClient, a.ConnectType)
+	require.NotContains(t, a.Detail, "\x1b")
+	_, ok = parseDisconnect(&ssh.Request{Type: disconnectRequest, Payload: payload[:5]})
+	require.False(t, ok)
+	_, ok = parseDisconnect(&ssh.Request{Type: "keepalive@openssh.com"})
+	require.False(t, ok)
+}
+
+func TestParseExit(t *testing.T) {
+	exit, ok := parseExit(&ssh.Request{Type: "exit-status", Payload: ssh.Marshal(struct{ Status uint32 }{300})})
+	require.True(t, ok)
+	require.Equal(t, exitStatus{known: true, code: 44}, exit)
+	exit, ok = parseExit(&ssh.Request{Type: "exit-signal", Payload: ssh.Marshal(struct {
+		Signal     string
+		CoreDumped bool
+		Message    string
+		Language   string
+	}{"NEW\x1b", false, "", ""})})
+	require.True(t, ok)
+	require.Equal(t, 128, exit.code)
+	require.NotContains(t, exit.signal, "\x1b")
+	for _, req := range []*ssh.Request{
+		{Type: "exit-status"}, {Type: "exit-signal"}, {Type: "eow@openssh.com"},
+	} {
+		_, ok = parseExit(req)
+		require.False(t, ok)
+	}
+}
+
+func TestSessionEndGoodbye(t *testing.T) {
+	ended := func(r disconnect.Reason) disconnect.Attribution {
+		return disconnect.Attribution{Reason: r, Detail: "x"}
+	}
+	for _, test := range []struct {
+		end  SessionEnd
+		want disconnect.Goodbye
+	}{
+		{SessionEnd{Exited: true, Attribution: ended(disconnect.ProcessExited)}, disconnect.Goodbye{Reason: disconnect.Graceful, Initiator: disconnect.Client, Detail: "the session is over"}},
+		{SessionEnd{Attribution: ended(disconnect.ClientClosed)}, disconnect.Goodbye{Reason: disconnect.ClientClosed, Initiator: disconnect.Client, Detail: "x"}},
+		{SessionEnd{Attribution: ended(disconnect.NetworkTimeout)}, disconnect.Goodbye{Reason: disconnect.ClientClosed, Initiator: disconnect.Client, Detail: "its session ended: network_timeout"}},
+	} {
+		require.Equal(t, test.want, test.end.Goodbye())
+	}
+}
