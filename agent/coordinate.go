@@ -11,9 +11,6 @@ import (
 	"fairlead.dev/fairlead/tailnet/proto"
 )
 
-// errEndedByServer says that the server ended an RPC in order while the link is up.
-var errEndedByServer = errors.New("the server ended the RPC")
-
 // runCoordinator exchanges peers with the server for the life of one link.
 func (a *agent) runCoordinator(ctx context.Context, link *control.Link) error {
 	coordination, err := tailnet.StartCoordination(ctx, proto.NewTailnetServiceClient(link.RPC()), tailnet.CoordinationConfig{
@@ -34,7 +31,10 @@ func (a *agent) runCoordinator(ctx context.Context, link *control.Link) error {
 	if coordination.Admitted() {
 		a.rpcEnding(link, err).Log(a.hardCtx, a.logger, "disconnected from coordination RPC")
 	}
-	if err == nil && a.gracefulCtx.Err() == nil {
+	switch {
+	case a.gracefulCtx.Err() != nil:
+		return errStopping
+	case err == nil:
 		return errEndedByServer
 	}
 	return err

@@ -98,7 +98,7 @@ func (s *testSite) startAgent(t *testing.T, change func(*Options)) (*agent, *tes
 func (s *testSite) awaitCoordinated(t *testing.T) {
 	t.Helper()
 	ctx := testutil.Context(t, 20*time.Second)
-	require.NoError(t, s.tailnet.awaitAdmitted(ctx))
+	require.NoError(t, s.tailnet.awaitAdmitted(ctx, 1))
 }
 
 // testAPI is the agent service; fail makes GetManifest fail.
@@ -134,7 +134,8 @@ type testTailnet struct {
 	coordinates atomic.Int64
 }
 
-func (s *testTailnet) awaitAdmitted(ctx context.Context) error {
+// awaitAdmitted waits until nodes were admitted n times.
+func (s *testTailnet) awaitAdmitted(ctx context.Context, n int64) error {
 	for {
 		s.admittedMu.Lock()
 		if s.admittedCh == nil {
@@ -142,7 +143,7 @@ func (s *testTailnet) awaitAdmitted(ctx context.Context) error {
 		}
 		changed := s.admittedCh
 		s.admittedMu.Unlock()
-		if s.admitted.Load() > 0 {
+		if s.admitted.Load() >= n {
 			return nil
 		}
 		select {
@@ -344,14 +345,13 @@ func TestCoordinationEndedInOrder(t *testing.T) {
 	s.awaitCoordinated(t)
 	close(end)
 	expectEnding(t, recorder, lineCoordinator, disconnect.Graceful, disconnect.Server)
-	ctx := testutil.Context(t, 20*time.Second)
-	recorder.WaitFor(ctx, func(testutil.Ending) bool { return s.tailnet.coordinates.Load() > 1 || ctx.Err() != nil })
+	require.NoError(t, s.tailnet.awaitAdmitted(testutil.Context(t, 20*time.Second), 2))
 }
 
 // TestCloseInOrder: row S5, and S1-S3 of a shutdown of our own.
 func TestCloseInOrder(t *testing.T) {
 	s := newTestSite(t)
-	a, recorder := s.startAgent(t, nil)
+	a, recorder := s.startAgent(t, func(o *Options) { o.ShutdownTimeout = time.Hour }) // nothing may wait for it
 	s.awaitCoordinated(t)
 	require.NoError(t, a.Close())
 	for _, line := range []string{lineLink, lineCoordinator, lineDERPMap, "coordination RPC disconnected"} {

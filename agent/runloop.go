@@ -55,7 +55,7 @@ func (a *agent) serveLink(link *control.Link) error {
 	defer cancel()
 	api := proto.NewAgentServiceClient(link.RPC())
 	if err := a.fetchManifest(ctx, api); err != nil {
-		a.failLink(link, err)
+		a.endLink(link, err)
 		<-link.Done()
 		return err
 	}
@@ -64,7 +64,7 @@ func (a *agent) serveLink(link *control.Link) error {
 		group.Go(func() error {
 			err := routine(ctx, link)
 			if err != nil {
-				a.failLink(link, err) // the cause, before the siblings are cancelled
+				a.endLink(link, err) // the cause, before the siblings are cancelled
 			}
 			return err
 		})
@@ -73,46 +73,43 @@ func (a *agent) serveLink(link *control.Link) error {
 	run(a.runDERPMapSubscriber)
 	run(func(ctx context.Context, _ *control.Link) error { return a.runReporter(ctx, api) })
 	run(a.awaitLinkEnd)
-	err := group.Wait()
-	a.leave(link)
-	return err
+	return group.Wait() // whichever routine ends first closes the link
 }
 
-var errLinkEnded = errors.New("the control link ended")
+// What ends the routines of a link beside failures.
+var (
+	errLinkEnded     = errors.New("the control link ended")
+	errEndedByServer = errors.New("the server ended the RPC")
+	errStopping      = errors.New("the agent is stopping")
+)
 
-// awaitLinkEnd makes the end of the link end its routines, and a shutdown end the
-// routines that have nothing to say goodbye to.
+// awaitLinkEnd makes the end of the link end its other routines.
 func (a *agent) awaitLinkEnd(ctx context.Context, link *control.Link) error {
 	select {
 	case <-link.Done():
 		return errLinkEnded
 	case <-ctx.Done():
-		return nil
+		return ctx.Err()
 	}
 }
 
-// failLink closes a link because one of its routines failed. The link's own ending,
-// when it has one, is the better evidence and stays.
-func (a *agent) failLink(link *control.Link, err error) {
-	judged := control.EndingOf(link, err)
-	goodbye := disconnect.Goodbye{Reason: disconnect.InternalError, Initiator: disconnect.Agent, Detail: err.Error()}
+// endLink closes a link because one of its routines ended with err. The link's own
+// ending, when it has one, is the better evidence and stays.
+func (a *agent) endLink(link *control.Link, err error) {
+	_ = link.Close(a.linkGoodbye(link, err)) // keeps the first cause
+}
+
+func (a *agent) linkGoodbye(link *control.Link, err error) disconnect.Goodbye {
 	if attr, stopping := a.stopping(); stopping {
-		goodbye = attr.Goodbye()
-	} else if errors.Is(err, errEndedByServer) {
-		goodbye.Reason = disconnect.Graceful
-	} else if attr, ok := disconnect.FromError(judged); ok {
-		goodbye = attr.Goodbye()
+		return attr.Goodbye()
 	}
-	_ = link.Close(goodbye) // keeps the first cause when the link has ended
-}
-
-// leave says goodbye on a link that is still up.
-func (a *agent) leave(link *control.Link) {
-	attr, stopping := a.stopping()
-	if !stopping {
-		attr = disconnect.Attribution{Reason: disconnect.InternalError, Initiator: disconnect.Agent, Detail: "the link's routines ended"}
+	if errors.Is(err, errEndedByServer) {
+		return disconnect.Goodbye{Reason: disconnect.Graceful, Initiator: disconnect.Agent, Detail: err.Error()}
 	}
-	_ = link.Close(attr.Goodbye()) // keeps the first cause when the link has ended
+	if attr, ok := disconnect.FromError(control.EndingOf(link, err)); ok {
+		return attr.Goodbye()
+	}
+	return disconnect.Goodbye{Reason: disconnect.InternalError, Initiator: disconnect.Agent, Detail: err.Error()}
 }
 
 // stopping returns the attribution of our own shutdown, if one has begun.
@@ -150,7 +147,7 @@ func (a *agent) runDERPMapSubscriber(ctx context.Context, link *control.Link) er
 	}
 	switch {
 	case a.gracefulCtx.Err() != nil:
-		return nil
+		return nil // the coordination closes the link once it has left in order
 	case err == nil:
 		return errEndedByServer
 	}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -55,6 +56,7 @@ func exitWith(code int) error {
 // Main runs the program with the process' own streams and signals and returns its
 // exit code.
 func Main(args []string) int {
+	log.SetOutput(io.Discard) // net/http writes there what answers are not HTTP
 	return Run(context.Background(), args, os.Stdin, os.Stdout, os.Stderr)
 }
 

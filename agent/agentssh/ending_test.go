@@ -35,6 +35,8 @@ func (h *host) start(command string, terminal bool) (*ssh.Session, *ssh.Client, 
 	if terminal {
 		require.NoError(h.t, s.RequestPty("vt100", 24, 80, nil))
 	}
+	_, err := s.StdinPipe() // nothing comes, but it does not end either
+	require.NoError(h.t, err)
 	out, err := s.StdoutPipe()
 	require.NoError(h.t, err)
 	require.NoError(h.t, s.Start(command))

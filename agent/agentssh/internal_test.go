@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/crypto/ssh"
@@ -82,4 +84,44 @@ func TestStrippedNames(t *testing.T) {
 	e := newEnvironment([]string{"SECRET", "PRE_", "STAR*"})
 	e.add("SECRET=1", "SECRETS=2", "PRE_X=3", "PRE=4", "STARS=5", "STA=6", "EMPTY=", "=x", "BAD\x00=1")
 	require.Equal(t, []string{"EMPTY=", "PRE=4", "SECRETS=2", "STA=6"}, e.list())
+}
+
+// failingConn fails as it is told to.
+type failingConn struct {
+	net.Conn
+	read, write error
+}
+
+func (f *failingConn) Read([]byte) (int, error)  { return 0, f.read }
+func (f *failingConn) Write([]byte) (int, error) { return 0, f.write }
+func (f *failingConn) Close() error              { return nil }
+
+func TestWhichErrorOfTheTransportCounts(t *testing.T) {
+	const w, r, x = "write", "read", "close"
+	for _, tc := range []struct {
+		read, write error
+		order       []string
+		want        error
+	}{
+		{io.EOF, syscall.ECONNRESET, []string{w, r}, syscall.ECONNRESET},
+		{io.EOF, syscall.ECONNRESET, []string{r, w}, io.EOF},
+		{syscall.ECONNRESET, syscall.EPIPE, []string{w, r}, syscall.ECONNRESET},
+		{io.EOF, syscall.EPIPE, []string{w}, syscall.EPIPE},
+		{net.ErrClosed, syscall.ETIMEDOUT, []string{w, r}, syscall.ETIMEDOUT},
+		{net.ErrClosed, net.ErrClosed, []string{x, w, r}, nil},
+		{io.EOF, nil, []string{r, x}, io.EOF},
+	} {
+		c := newRecordingConn(&failingConn{read: tc.read, write: tc.write}, time.Hour)
+		for _, op := range tc.order {
+			switch op {
+			case w:
+				_, _ = c.Write(nil)
+			case r:
+				_, _ = c.Read(nil)
+			case x:
+				_ = c.Close()
+			}
+		}
+		require.Equal(t, tc.want, c.err(), "%v", tc.order)
+	}
 }

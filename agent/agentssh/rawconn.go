@@ -5,6 +5,7 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -18,8 +19,9 @@ type recordingConn struct {
 	armed     atomic.Bool   // the handshake is over: hold errors back
 	delivered atomic.Bool   // the SSH layer was told that the transport ended
 
-	mu                sync.Mutex // guards the errors
+	mu                sync.Mutex // guards all below
 	readErr, writeErr error
+	wroteFirst        bool // writeErr came before readErr
 }
 
 func newRecordingConn(nc net.Conn, hold time.Duration) *recordingConn {
@@ -75,15 +77,20 @@ func (c *recordingConn) record(kept *error, err error) bool {
 		return false
 	}
 	*kept = err
+	if kept == &c.writeErr {
+		c.wroteFirst = c.readErr == nil
+	}
 	return true
 }
 
-// err returns how the transport failed, nil if it has not.
+// err returns how the transport failed, nil if it has not. The kernel gives a reset to
+// whoever comes first, and io.EOF or EPIPE to the other: so the first error counts, but
+// EPIPE only where there is nothing else.
 func (c *recordingConn) err() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.readErr != nil {
-		return c.readErr
+	if c.writeErr != nil && (c.readErr == nil || c.wroteFirst && !errors.Is(c.writeErr, syscall.EPIPE)) {
+		return c.writeErr
 	}
-	return c.writeErr
+	return c.readErr
 }

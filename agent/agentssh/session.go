@@ -264,18 +264,18 @@ func (s *session) report() {
 	})
 }
 
-// sendStatus says how the process ended. Nothing may be sent after the EOF, so that
-// waits until all output went out.
+// sendStatus says how the process ended, and then that no more output comes. A client
+// may answer the latter by closing the channel, after which nothing can be sent.
 func (s *session) sendStatus(flushed bool) {
-	if flushed {
-		_ = s.ch.CloseWrite()
-	}
 	st := s.proc.status
 	if st.signal == "" {
 		_, _ = s.ch.SendRequest("exit-status", false, ssh.Marshal(exitStatusPayload{uint32(st.code)}))
-		return
+	} else {
+		_, _ = s.ch.SendRequest("exit-signal", false, ssh.Marshal(exitSignalPayload{Signal: st.signal, Core: st.core}))
 	}
-	_, _ = s.ch.SendRequest("exit-signal", false, ssh.Marshal(exitSignalPayload{Signal: st.signal, Core: st.core}))
+	if flushed { // else someone may still be writing
+		_ = s.ch.CloseWrite()
+	}
 }
 
 func lastWords(a disconnect.Attribution) string {
