@@ -369,10 +369,9 @@ func (c *Controller) linkLost(ctx context.Context, link *control.Link, streamErr
 	select {
 	case <-link.Done():
 	case <-late.C:
-		_ = link.Close(c.judge(link, streamErr).Goodbye())
 	case <-ctx.Done():
-		_ = link.Close(c.judge(link, streamErr).Goodbye())
 	}
+	_ = link.Close(c.judge(link, streamErr).Goodbye()) // of one that has ended: waits for its parts
 	return c.linkEnded(link, streamErr)
 }
 
