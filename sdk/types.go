@@ -84,9 +84,10 @@ type AgentStatus string
 
 // Agent statuses.
 const (
-	AgentOnline  AgentStatus = "online"
-	AgentOffline AgentStatus = "offline"
-	AgentNever   AgentStatus = "never" // its agent has not connected yet
+	AgentOnline     AgentStatus = "online"
+	AgentConnecting AgentStatus = "connecting" // known to the server, but not to the tailnet yet
+	AgentOffline    AgentStatus = "offline"
+	AgentNever      AgentStatus = "never" // its agent has not connected yet
 )
 
 // Workspace is a remote machine with one agent.

@@ -157,10 +157,13 @@ func userOut(u store.User) sdk.User {
 // workspaceOut joins what is stored of a workspace with whether its agent is here now.
 func (s *Server) workspaceOut(ws store.Workspace) sdk.Workspace {
 	out := sdk.Workspace{ID: ws.ID, Name: ws.Name, Owner: ws.OwnerName, CreatedAt: ws.CreatedAt}
-	since, online := s.presence.since(ws.ID)
+	linkedSince, linked := s.presence.since(ws.ID)
+	_, since, coordinated := s.coordinator.Online(ws.ID)
 	switch {
-	case online:
+	case linked && coordinated:
 		out.Agent = sdk.Agent{Status: sdk.AgentOnline, Since: &since}
+	case linked: // a tunnel would still be refused
+		out.Agent = sdk.Agent{Status: sdk.AgentConnecting, Since: &linkedSince}
 	case ws.Agent.SeenAt.IsZero():
 		out.Agent = sdk.Agent{Status: sdk.AgentNever}
 	default:

@@ -99,7 +99,7 @@ func TestAgentLinkLife(t *testing.T) {
 	s.waitOnline(t, ws.ID, true)
 	got, err := s.client(t, token).Workspace(t.Context(), "dev")
 	require.NoError(t, err)
-	require.Equal(t, sdk.AgentOnline, got.Agent.Status)
+	require.Equal(t, sdk.AgentConnecting, got.Agent.Status)
 	require.NotNil(t, got.Agent.Since)
 
 	require.NoError(t, link.Close(disconnect.Goodbye{Reason: disconnect.ServerShutdown, Initiator: disconnect.Agent, Detail: "SIG\x1b[31mTERM"}))

@@ -169,6 +169,7 @@ func (s *Server) startTailnet(ctx context.Context) error {
 	s.relay = relay.New(relay.Config{
 		Logger: s.logger, // the relay writes down its connections' ends itself
 		Admit:  func(token string) (proto.NodeKey, error) { return s.signer.Verify(token, s.opts.Now()) },
+		Peer:   s.relayPeer,
 		Refuse: func(w http.ResponseWriter, r *http.Request, status int, reason disconnect.Reason, message string) {
 			writeError(w, r, s.logger, &refusal{status, reason.String(), message, reason})
 		},
@@ -185,6 +186,15 @@ func (s *Server) startTailnet(ctx context.Context) error {
 		Now:        s.opts.Now,
 	})
 	return nil
+}
+
+// relayPeer tells the relay at which layer a node's connection is, and who is at its
+// other end.
+func (s *Server) relayPeer(node proto.NodeKey) (disconnect.ConnectType, disconnect.Initiator) {
+	if kind, _ := s.coordinator.KindOf(node); kind == control.AgentPeer {
+		return disconnect.ServerToAgent, disconnect.Agent
+	}
+	return disconnect.ClientToServer, disconnect.Client
 }
 
 // derpMap returns the one region: the relay and STUN of this server.

@@ -213,3 +213,14 @@ func (c *Coordinator) Online(workspaceID string) (instance string, since time.Ti
 	}
 	return rec.session.instance, rec.since, true
 }
+
+// KindOf tells whether a node belongs to an agent or a client, if it has been seen.
+func (c *Coordinator) KindOf(node proto.NodeKey) (control.Kind, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	m := c.members[node]
+	if m == nil || m.id.Kind == 0 {
+		return 0, false
+	}
+	return m.id.Kind, true
+}
