@@ -128,8 +128,8 @@ func (e *engine) configure(cfg engineConfig) error {
 	e.wg.SetPeerConfigFunc(cfg.peers.allowedIPs)
 	e.wg.SetPeerForIPFunc(cfg.peers.peerForAddr)
 	e.wg.SetStatusCallback(func(s *wgengine.Status, err error) {
-		if err != nil {
-			return
+		if err != nil || len(s.LocalAddrs) == 0 {
+			return // empty: the first check of the network is not over
 		}
 		eps := make([]netip.AddrPort, len(s.LocalAddrs))
 		for i, ep := range s.LocalAddrs {
@@ -186,8 +186,6 @@ func (e *engine) upsert(peers *peerTable, p *enginePeer) {
 	if old != nil && old.node.DiscoKey != p.node.DiscoKey {
 		e.wg.ResetDevicePeer(p.node.Key)
 	}
-	// Look for a direct path before the first packet needs it.
-	e.ping(p, func() {})
 }
 
 // remove forgets the peer that is not in the table any more.

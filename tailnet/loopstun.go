@@ -7,9 +7,14 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"tailscale.com/net/stun"
 )
+
+// loopSTUNDelay lets the engine note that it has sent before it sees the answer,
+// which else may end the check first.
+const loopSTUNDelay = 5 * time.Millisecond
 
 // loopSTUN is a UDP socket on loopback that stands in the map of relays as the
 // shim's STUN port.
@@ -19,7 +24,7 @@ import (
 // loopback and so not on the main interface, cuts the relay. This socket can always
 // be sent to. It stays silent where a real STUN server is known, whose answer must
 // not be forestalled. Where none is, it answers with an address of this host, and
-// the check ends in a millisecond instead of after 3 s of waiting.
+// the check ends in some milliseconds instead of after 3 s of waiting.
 type loopSTUN struct {
 	conn   *net.UDPConn
 	answer atomic.Pointer[netip.AddrPort] // nil: stay silent
@@ -55,6 +60,7 @@ func (s *loopSTUN) serve() {
 			continue
 		}
 		if id, err := stun.ParseBindingRequest(buf[:n]); err == nil {
+			time.Sleep(loopSTUNDelay)
 			_, _ = s.conn.WriteToUDPAddrPort(stun.Response(id, *answer), from)
 		}
 	}

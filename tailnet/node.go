@@ -156,7 +156,9 @@ func (n *Node) SetDERPMap(m *proto.DERPMap, stunHost string) {
 	if n.shim == nil || n.closed.Load() {
 		return
 	}
-	builder := &derpMapBuilder{port: n.shim.Port, resolve: resolveHost, loopSTUN: n.stun.port(), stunHost: stunHost}
+	builder := &derpMapBuilder{
+		port: n.shim.Port, resolve: resolveHost, cert: n.shim.CertName(), loopSTUN: n.stun.port(), stunHost: stunHost,
+	}
 	dm, first := builder.build(m, func(id int32, err error) {
 		n.logger.Error("relay region left out", slog.Int("region", int(id)), slog.Any("error", err))
 	})

@@ -115,6 +115,8 @@ func (w *pathWatcher) run(ctx context.Context, peers func() int) {
 		}
 		if w.watched() {
 			known = w.compare(known, w.look(), time.Now())
+		} else {
+			clear(known) // the next watcher begins anew
 		}
 	}
 }

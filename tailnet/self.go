@@ -14,14 +14,13 @@ import (
 
 // selfState is what peers must know of this node, and who is told of its changes.
 type selfState struct {
-	key       tailnetproto.NodeKey
-	disco     [32]byte
-	hideUDP   bool          // publish no endpoints
-	localPort func() uint16 // of the engine's UDP socket
+	key     tailnetproto.NodeKey
+	hideUDP bool // publish no endpoints
 
 	changed chan struct{} // of size 1: look whether there is something to tell
 
-	mu        sync.Mutex // guards endpoints, home, callback, told
+	mu        sync.Mutex // guards disco, endpoints, home, callback, told
+	disco     [32]byte
 	endpoints []string
 	home      int32
 	callback  func(*tailnetproto.Node)
@@ -37,20 +36,19 @@ func newSelfState(key tailnetproto.NodeKey, hideUDP bool) *selfState {
 func (s *selfState) start(disco [32]byte, port uint16) {
 	regular, loopback, err := netmon.LocalAddresses()
 	if err != nil {
-		return
-	}
-	if len(regular) == 0 {
+		regular = nil // the engine will find out
+	} else if len(regular) == 0 {
 		regular = loopback
-	}
-	eps := make([]netip.AddrPort, len(regular))
-	for i, addr := range regular {
-		eps[i] = netip.AddrPortFrom(addr, port)
 	}
 	s.mu.Lock()
 	s.disco = disco
 	early := s.endpoints == nil
 	s.mu.Unlock()
 	if early {
+		eps := make([]netip.AddrPort, len(regular))
+		for i, addr := range regular {
+			eps[i] = netip.AddrPortFrom(addr, port)
+		}
 		s.setEndpoints(eps)
 	}
 }
