@@ -1,3 +1,5 @@
+//go:build unix
+
 package agentssh_test
 
 import (
@@ -460,4 +462,66 @@ func TestTerminalEndsWithItsShell(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "done\r\n", string(out))
 	h.expect(disconnect.Graceful, disconnect.Agent, "normal exit", 0)
+}
+
+// A client may close the channel as soon as it saw the end of the output. The status
+// must not come after that.
+func TestStatusComesBeforeTheEndOfOutput(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, nil)
+	client, _ := h.dial()
+	for _, command := range []string{"echo x; exit 3", "kill -9 $$"} {
+		ch, requests, err := client.OpenChannel("session", nil)
+		require.NoError(t, err)
+		ok, err := ch.SendRequest("exec", true, ssh.Marshal(struct{ C string }{command}))
+		require.NoError(t, err)
+		require.True(t, ok)
+		_, err = io.Copy(io.Discard, ch)
+		require.NoError(t, err)
+		select {
+		case r := <-requests:
+			require.Contains(t, r.Type, "exit-")
+		default:
+			t.Error("no status")
+		}
+		_ = ch.Close()
+		ssh.DiscardRequests(requests)
+	}
+}
+
+// Not parallel: it counts the descriptors of the whole process.
+func TestNoDescriptorStaysOpen(t *testing.T) {
+	count := func() int {
+		all, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Skip("this system does not list open descriptors")
+		}
+		return len(all)
+	}
+	use := func(sessions int) {
+		h := newHost(t, nil)
+		client, _ := h.dial()
+		for i := range sessions {
+			s, err := client.NewSession()
+			require.NoError(t, err)
+			if i%2 == 1 {
+				require.NoError(t, s.RequestPty("vt100", 2, 2, nil))
+			}
+			switch i % 3 {
+			case 0:
+				require.NoError(t, s.Run("true"))
+			case 1:
+				require.NoError(t, s.Start("sleep 1000"))
+				require.NoError(t, s.Close())
+			case 2:
+				require.NoError(t, s.Close())
+			}
+		}
+		require.NoError(t, h.Close(context.Background(), goodbye))
+		_ = client.Wait()
+	}
+	use(3)
+	before := count()
+	use(30)
+	require.LessOrEqual(t, count(), before+3, "30 sessions left something")
 }
