@@ -184,7 +184,8 @@ type fakeNode struct {
 	setCoordinated func(bool)
 	setDERPMap     func(*proto.DERPMap, string)
 
-	key tailnet.PrivateKey
+	key    tailnet.PrivateKey
+	public proto.NodeKey // of key; making it is slow under the race detector
 
 	mu          sync.Mutex // guards all below
 	version     byte
@@ -197,7 +198,8 @@ type fakeNode struct {
 }
 
 func newFakeNode() *fakeNode {
-	n := &fakeNode{key: tailnet.NewPrivateKey(), version: 1, installed: make(map[proto.NodeKey]*proto.Node), changed: make(chan struct{})}
+	key := tailnet.NewPrivateKey()
+	n := &fakeNode{key: key, public: key.Public(), version: 1, installed: make(map[proto.NodeKey]*proto.Node), changed: make(chan struct{})}
 	n.self = func() *proto.Node {
 		n.mu.Lock()
 		defer n.mu.Unlock()
@@ -236,7 +238,7 @@ func (n *fakeNode) SetDERPMap(m *proto.DERPMap, stunHost string) { n.setDERPMap(
 
 func (n *fakeNode) selfLocked() *proto.Node {
 	disco := [32]byte{n.version, 1}
-	return &proto.Node{Key: n.key.Public().Bytes(), DiscoKey: disco[:], Endpoints: []string{"192.0.2.1:9"}, HomeRelay: 1}
+	return &proto.Node{Key: n.public.Bytes(), DiscoKey: disco[:], Endpoints: []string{"192.0.2.1:9"}, HomeRelay: 1}
 }
 
 func (n *fakeNode) change(f func()) {
@@ -279,15 +281,15 @@ func (n *fakeNode) await(t *testing.T, what string, ok func() bool) {
 func (n *fakeNode) awaitPeer(t *testing.T, peer *fakeNode) {
 	t.Helper()
 	want := peer.Self().GetDiscoKey()
-	n.await(t, "peer "+peer.key.Public().Short(), func() bool {
-		p := n.installed[peer.key.Public()]
+	n.await(t, "peer "+peer.public.Short(), func() bool {
+		p := n.installed[peer.public]
 		return p != nil && string(p.GetDiscoKey()) == string(want)
 	})
 }
 
 func (n *fakeNode) awaitGone(t *testing.T, peer *fakeNode) {
 	t.Helper()
-	n.await(t, "no peer "+peer.key.Public().Short(), func() bool { return n.installed[peer.key.Public()] == nil })
+	n.await(t, "no peer "+peer.public.Short(), func() bool { return n.installed[peer.public] == nil })
 }
 
 func (n *fakeNode) history() []string {
@@ -354,4 +356,4 @@ func (m *member) lose() {
 	m.coord, m.link = nil, nil
 }
 
-func (m *member) key() proto.NodeKey { return m.node.key.Public() }
+func (m *member) key() proto.NodeKey { return m.node.public }

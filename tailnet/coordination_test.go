@@ -261,7 +261,7 @@ func TestEndingToldByTheServerIsKept(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
 	first, second := s.member("client:alice"), s.member("client:alice")
-	second.node.key = first.node.key
+	second.node.key, second.node.public = first.node.key, first.node.public
 	first.connect("c1")
 	first.node.await(t, "admission", func() bool { return first.node.coordinated })
 	second.connect("c2")

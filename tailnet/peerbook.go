@@ -137,14 +137,12 @@ func (b *PeerBook) upsert(key proto.NodeKey, u *proto.PeerUpdate, install func(*
 		return existed, nil
 	}
 	if err := install(u.GetNode()); err != nil {
-		if !existed {
-			b.mu.Lock()
-			delete(b.peers, key)
-			b.mu.Unlock()
-		} else {
-			b.mu.Lock()
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		if existed {
 			*b.peers[key] = old
-			b.mu.Unlock()
+		} else {
+			delete(b.peers, key)
 		}
 		return false, err
 	}
