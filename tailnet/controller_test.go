@@ -50,6 +50,7 @@ func (s *site) controller(user string, change ...func(*tailnet.ControllerConfig)
 	for _, f := range change {
 		f(&cfg)
 	}
+	c.book = cfg.Book
 	c.Controller = tailnet.NewController(cfg)
 	c.Start(s.t.Context())
 	s.t.Cleanup(func() { c.close(disconnect.Goodbye{Reason: disconnect.ClientClosed, Initiator: disconnect.Client}) })
@@ -202,6 +203,22 @@ func TestTunnelAskedDuringAnOutageComes(t *testing.T) {
 		_, err = c.Tunnel(testutil.Context(t, 10*time.Second), "dev")
 	}
 	require.NoError(t, err)
+}
+
+// S11, with a link that has ended meanwhile: there never was a coordination.
+func TestCoordinationThatNeverBeganLogsNothing(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	link, err := s.dialer("client:alice", "c1", nil)(testutil.Context(t, 10*time.Second))
+	require.NoError(t, err)
+	require.NoError(t, link.Close(disconnect.Goodbye{Reason: disconnect.ClientClosed, Initiator: disconnect.Client}))
+	logger, rec := testutil.NewLogRecorder(t)
+	_, err = tailnet.StartCoordination(t.Context(), proto.NewTailnetServiceClient(link.RPC()), tailnet.CoordinationConfig{
+		Logger: logger, Node: newFakeNode(), Key: tailnet.NewPrivateKey(), Book: tailnet.NewPeerBook(tailnet.PeerBookOptions{}),
+		ConnectType: disconnect.ClientToServer, Initiator: disconnect.Client,
+	})
+	require.ErrorContains(t, err, "start coordination")
+	require.Empty(t, rec.Records())
 }
 
 // S7: the socket is closed under us while we live.

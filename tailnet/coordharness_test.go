@@ -20,6 +20,7 @@ import (
 	"fairlead.dev/fairlead/tailnet"
 	"fairlead.dev/fairlead/tailnet/coordinator"
 	"fairlead.dev/fairlead/tailnet/proto"
+	"fairlead.dev/fairlead/tailnet/relay"
 	"fairlead.dev/fairlead/testutil"
 )
 
@@ -36,6 +37,7 @@ type site struct {
 	status   int             // answer every dial with this; 0: accept
 	rights   map[[2]string]bool
 	derp     *proto.DERPMap
+	relay    *relay.Relay
 }
 
 func newSite(t *testing.T) *site {
@@ -105,8 +107,12 @@ func (s *site) stop(polite bool) {
 // ServeHTTP accepts links. The bearer token is "agent:<workspace>" or "client:<user>".
 func (s *site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
-	server, status := s.control, s.status
+	server, status, relay := s.control, s.status, s.relay
 	s.mu.Unlock()
+	if relay != nil && r.URL.Path != control.Path {
+		relay.ServeHTTP(w, r)
+		return
+	}
 	if server == nil && status == 0 {
 		status = http.StatusBadGateway
 	}
