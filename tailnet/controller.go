@@ -76,6 +76,8 @@ type Presence struct {
 	At       time.Time
 }
 
+var _ ControlledNode = (*Node)(nil)
+
 // Controller keeps a client's node connected to its server: the control link, the
 // coordination and the DERP map on it, again and again until Close. Peers and
 // tunnels outlive the links. All methods are safe for concurrent use.
@@ -255,8 +257,11 @@ func redialDelay(failures int, err error) time.Duration {
 	if failures < 7 {
 		d = min(d, redialMin<<(failures-1))
 	}
-	if permanent(err) {
-		d = redialPermanent
+	var dial *wsconn.DialError
+	if errors.As(err, &dial) && permanent(err) {
+		if _, ours := dial.Reason(); ours { // not some proxy, during a rollout
+			d = redialPermanent
+		}
 	}
 	return d/2 + rand.N(d/2)
 }

@@ -261,9 +261,11 @@ func (p *peer) send(m *proto.CoordinateRequest) {
 	}
 }
 
+// self returns when the server has acted on it.
 func (p *peer) self(n byte) {
 	p.t.Helper()
 	p.send(&proto.CoordinateRequest{Request: &proto.CoordinateRequest_Self{Self: p.key.self(n)}})
+	p.send(&proto.CoordinateRequest{}) // means nothing, and is taken after what came before
 }
 
 func (p *peer) addTunnel(workspace string) {
@@ -439,7 +441,7 @@ func TestProof(t *testing.T) {
 
 	p = w.open(clientLink("mallory"), other)
 	p.next()
-	p.self(1)
+	p.send(&proto.CoordinateRequest{Request: &proto.CoordinateRequest_Self{Self: other.self(1)}})
 	require.Equal(t, codes.InvalidArgument, status.Code(p.ended()), "spoke before the proof")
 }
 
