@@ -21,6 +21,9 @@ const (
 	copyBuffer = 64 << 10
 )
 
+// parent is the process that started this one.
+var parent = os.Getppid()
+
 // Stdio carries the bytes of a local SSH client, stock ssh mostly, between in and out
 // and the agent's SSH port, until either end is done, ctx ends, or the agent is lost;
 // then it logs the ending once.
@@ -37,7 +40,6 @@ const (
 // A Read of in that blocks cannot be ended from here: its goroutine may outlive the
 // call until the Read returns.
 func (w *Workspace) Stdio(ctx context.Context, in io.Reader, out io.Writer) SessionEnd {
-	parent := os.Getppid()
 	end := w.stdio(ctx, in, out, func() bool { return os.Getppid() != parent })
 	w.logEnd(ctx, end)
 	return end
