@@ -36,7 +36,9 @@ func TestSlowStreamOverARealLink(t *testing.T) {
 		_, _ = links.Accept(rw, r, control.Identity{Kind: control.ClientPeer, ID: "alice"})
 	}))
 	t.Cleanup(h.Close)
-	t.Cleanup(func() { links.Close(context.Background(), disconnect.Goodbye{Reason: disconnect.ServerShutdown, Initiator: disconnect.Server}) })
+	t.Cleanup(func() {
+		links.Close(context.Background(), disconnect.Goodbye{Reason: disconnect.ServerShutdown, Initiator: disconnect.Server})
+	})
 	access, err := url.Parse(h.URL)
 	require.NoError(t, err)
 	ctx := testutil.Context(t, 20*time.Second)
