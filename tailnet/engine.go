@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"os"
 	"sync"
 	"time"
 
@@ -34,6 +35,9 @@ import (
 // selfID is this node's own id in the engine; peers' ids count up from 1.
 const selfID = tailcfg.NodeID(1 << 62)
 
+// plainRelayKnob makes the engine speak plain HTTP to relays.
+const plainRelayKnob = "TS_DEBUG_USE_DERP_HTTP"
+
 // processSetup sets upstream's process-wide switches, once before the first engine.
 var processSetup = sync.OnceFunc(func() {
 	// Without root the engine would bind its sockets to the main interface, and the
@@ -41,7 +45,10 @@ var processSetup = sync.OnceFunc(func() {
 	netns.SetEnabled(false)
 	// The engine talks to relays through our loopback shim only: TLS on that hop
 	// would cost a certificate and a third of the throughput for nothing.
-	envknob.Setenv("TS_DEBUG_USE_DERP_HTTP", "true")
+	envknob.Setenv(plainRelayKnob, "true")
+	// The engine has read it. A process that we start, such as a user's shell with
+	// the stock tailscale in it, must not.
+	_ = os.Unsetenv(plainRelayKnob)
 	// The stack would write lines about single packets to this process's stderr.
 	gvisorlog.SetTarget(&gvisorlog.Writer{Next: io.Discard})
 })
@@ -106,6 +113,9 @@ func newEngine(cfg engineConfig) (_ *engine, err error) {
 	e.events = e.bus.Client("fairlead")
 	eventbus.SubscribeFunc(e.events, func(c magicsock.HomeDERPChanged) { cfg.onHome(c.New) })
 	e.magic.SetOnlyTCP443(cfg.forceRelay)
+	// A host with nothing but loopback counts as down, though its own processes can
+	// reach each other.
+	e.magic.SetNetworkUp(true)
 	e.tun.Start()
 	if err := e.configure(cfg); err != nil {
 		return nil, err

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -98,6 +99,8 @@ func TestRelayedConnection(t *testing.T) {
 
 	e := awaitPath(t, events, PathRelay)
 	require.Equal(t, "test", e.New.Relay)
+	_, leaked := os.LookupEnv(plainRelayKnob)
+	require.False(t, leaked, "child processes would inherit it")
 	require.Equal(t, Path{Kind: PathRelay, Relay: "test"}, client.Path(agent.Key()))
 }
 
