@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"go4.org/mem"
 	gvisorlog "gvisor.dev/gvisor/pkg/log"
 	"tailscale.com/envknob"
 	"tailscale.com/health"
@@ -20,7 +19,6 @@ import (
 	"tailscale.com/net/tsdial"
 	"tailscale.com/net/tstun"
 	"tailscale.com/tailcfg"
-	"tailscale.com/types/key"
 	"tailscale.com/types/logger"
 	"tailscale.com/util/eventbus"
 	"tailscale.com/util/usermetric"
@@ -153,7 +151,7 @@ func (e *engine) configure(cfg engineConfig) error {
 	}
 	e.wg.SetFilter(filter)
 
-	private := key.NodePrivateFromRaw32(mem.B(cfg.key[:]))
+	private := enginePrivate(cfg.key)
 	prefixes := []netip.Prefix{netip.PrefixFrom(cfg.addr, cfg.addr.BitLen())}
 	self := (&tailcfg.Node{
 		ID:         selfID,
@@ -213,9 +211,9 @@ func (e *engine) paths() map[proto.NodeKey]Path {
 	for k, ps := range status.Peer {
 		switch {
 		case ps.CurAddr != "":
-			paths[k.Raw32()] = Path{Kind: PathDirect, Endpoint: ps.CurAddr}
+			paths[nodeKeyOf(k)] = Path{Kind: PathDirect, Endpoint: ps.CurAddr}
 		case ps.Active && ps.Relay != "":
-			paths[k.Raw32()] = Path{Kind: PathRelay, Relay: ps.Relay}
+			paths[nodeKeyOf(k)] = Path{Kind: PathRelay, Relay: ps.Relay}
 		}
 	}
 	return paths
@@ -246,7 +244,7 @@ func (e *engine) renewSession(p *enginePeer) {
 	e.wg.Ping(p.route.Addr(), tailcfg.PingTSMP, 0, func(*ipnstate.PingResult) {})
 }
 
-func (e *engine) discoKey() [32]byte { return e.magic.DiscoPublicKey().Raw32() }
+func (e *engine) discoKey() [32]byte { return discoBytes(e.magic.DiscoPublicKey()) }
 func (e *engine) localPort() uint16  { return e.magic.LocalPort() }
 
 // setCoordinated allows or forbids the engine to move its home relay: without a

@@ -7,7 +7,6 @@ import (
 	"strconv"
 	"sync"
 
-	"go4.org/mem"
 	"tailscale.com/tailcfg"
 	"tailscale.com/types/key"
 	"tailscale.com/wgengine"
@@ -68,8 +67,8 @@ func (t *peerTable) prepare(n *proto.Node) (*enginePeer, error) {
 		StableID:   tailcfg.StableNodeID("n" + strconv.FormatInt(int64(id), 10)),
 		Name:       nodeKey.Short() + ".", // without Name and Hostinfo a ping panics
 		Hostinfo:   (&tailcfg.Hostinfo{}).View(),
-		Key:        key.NodePublicFromRaw32(mem.B(nodeKey[:])),
-		DiscoKey:   key.DiscoPublicFromRaw32(mem.B(disco)),
+		Key:        enginePublic(nodeKey),
+		DiscoKey:   engineDisco([32]byte(disco)),
 		Addresses:  []netip.Prefix{prefix},
 		AllowedIPs: []netip.Prefix{prefix},
 		HomeDERP:   int(home),
@@ -155,7 +154,7 @@ func (t *peerTable) keyForAddr(addr netip.Addr) (key.NodePublic, bool) {
 }
 
 func (t *peerTable) allowedIPs(k key.NodePublic) ([]netip.Prefix, bool) {
-	if p := t.get(k.Raw32()); p != nil {
+	if p := t.get(nodeKeyOf(k)); p != nil {
 		return p.node.AllowedIPs, true
 	}
 	return nil, false
