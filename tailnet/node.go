@@ -59,10 +59,14 @@ type Node struct {
 	loops  sync.WaitGroup
 
 	relays sync.Mutex  // held during SetDERPMap; taken before change
-	change sync.Mutex  // held during calls that change the engine, so that they have an order
+	change sync.Mutex  // held during calls that change the engine, so that they have an order; guards renewed
 	closed atomic.Bool // set once, by Close, under change
 
 	closeOnce sync.Once
+
+	relayKnown func()                      // closes haveRelay, once
+	haveRelay  chan struct{}               // closed when the first relay map is in the engine
+	renewed    map[proto.NodeKey]time.Time // when a dial last began a handshake anew
 }
 
 // NewNode starts a node; it needs no privileges and waits for nothing outside this
@@ -86,6 +90,9 @@ func NewNode(opts Options) (*Node, error) {
 		peers:  newPeerTable(),
 		self:   newSelfState(key, opts.ForceRelay),
 	}
+	n.renewed = make(map[proto.NodeKey]time.Time)
+	n.haveRelay = make(chan struct{})
+	n.relayKnown = sync.OnceFunc(func() { close(n.haveRelay) })
 	n.paths = newPathWatcher(func() map[proto.NodeKey]Path { return n.engine.paths() })
 	if err := n.start(); err != nil {
 		n.stop()
@@ -182,6 +189,7 @@ func (n *Node) SetDERPMap(m *proto.DERPMap, stunHost string) {
 	}
 	n.engine.setRelays(dm, home)
 	n.self.setHome(home)
+	n.relayKnown()
 }
 
 // localAddrPort is an IPv4 address of this host's UDP socket, for the loopback STUN
@@ -228,6 +236,7 @@ func (n *Node) RemovePeer(key proto.NodeKey) {
 	if p == nil || n.closed.Load() {
 		return
 	}
+	delete(n.renewed, key)
 	n.engine.remove(p)
 	n.stack.cut(key, errPeerRemoved)
 	n.paths.nudge()
@@ -247,29 +256,6 @@ func (n *Node) Listen(port uint16) (net.Listener, error) {
 		return nil, err // it says "listen" itself
 	}
 	return l, nil
-}
-
-// DialTCP connects to a port of an installed peer. It waits until the peer answers or
-// ctx ends; the error then is the context's cause. A port that the peer does not
-// allow never answers.
-func (n *Node) DialTCP(ctx context.Context, peer proto.NodeKey, port uint16) (net.Conn, error) {
-	p := n.peers.get(peer)
-	switch {
-	case n.closed.Load():
-		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: net.ErrClosed}
-	case p == nil:
-		return nil, fmt.Errorf("dial: peer %s is not installed", peer.Short())
-	}
-	n.paths.nudge()
-	c, err := n.stack.dial(ctx, netip.AddrPortFrom(p.route.Addr(), port), peer)
-	if err != nil {
-		return nil, err // it says "dial" itself
-	}
-	if n.peers.get(peer) == nil {
-		c.abort(errPeerRemoved) // removed meanwhile: cut may have missed it
-		return nil, &net.OpError{Op: "dial", Net: "tcp", Addr: c.RemoteAddr(), Err: errPeerRemoved}
-	}
-	return c, nil
 }
 
 // PeerByAddr returns the installed peer that has the tailnet address addr.

@@ -51,12 +51,12 @@ func (b *bench) run() (err error) {
 	b.peers = lab.peers()
 	fmt.Printf("One run of `make bench`, %s. Ratios are to OpenSSH in the same run.\n\n", machine())
 	return errors.Join(
+		b.reportSize(lab), // while the agent is idle
 		b.reportCold(),
 		b.reportFirstByte(),
 		b.reportEcho(),
 		b.reportBulk(),
 		b.reportRaw(),
-		b.reportSize(lab),
 	)
 }
 
@@ -169,8 +169,12 @@ func throughput(cmd *exec.Cmd, want int64) (float64, error) {
 	return float64(n) / 1e6 / took.Seconds(), nil
 }
 
+// idle is how long an agent that nobody has used yet settles before it is measured.
+const idle = 5 * time.Second
+
 // reportSize reads what an idle agent occupies, and the binary's size.
 func (b *bench) reportSize(lab *lab) error {
+	time.Sleep(idle)
 	info, err := os.Stat(b.binary)
 	if err != nil {
 		return err
@@ -191,6 +195,7 @@ func (b *bench) reportSize(lab *lab) error {
 			}
 		}
 	}
+	fmt.Println()
 	return nil
 }
 

@@ -66,7 +66,7 @@ func (l *lab) peers() []peer {
 			name:    "OpenSSH, plain loopback",
 			command: func(remote string) *exec.Cmd { return ssh(remote) },
 			banner: func() *exec.Cmd {
-				return exec.CommandContext(l.ctx, "bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/"+l.port+"; cat <&3")
+				return exec.CommandContext(l.ctx, "bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/"+l.port+"; exec cat <&3")
 			},
 		},
 		{
