@@ -26,6 +26,7 @@ type goFile struct {
 	fset      *token.FileSet
 	imports   []string
 	isTest    bool
+	external  bool // a test of package x_test, which uses x as others do
 	generated bool
 }
 
@@ -102,6 +103,7 @@ var parseTree = sync.OnceValues(func() ([]*goFile, error) {
 		file := &goFile{
 			name: name, dir: path.Dir(name), source: source, ast: parsed, fset: fset,
 			isTest:    strings.HasSuffix(name, "_test.go"),
+			external:  strings.HasSuffix(parsed.Name.Name, "_test"),
 			generated: ast.IsGenerated(parsed),
 		}
 		for _, spec := range parsed.Imports {

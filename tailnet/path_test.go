@@ -49,7 +49,7 @@ func TestPathWatcher(t *testing.T) {
 		loop.Go(func() { w.run(ctx, func() int { return 1 }) })
 
 		wait := func(d time.Duration) {
-			time.Sleep(d) // of the bubble's clock
+			<-time.After(d) // the bubble's clock
 			synctest.Wait()
 		}
 		wait(time.Hour)

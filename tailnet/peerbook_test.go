@@ -45,7 +45,7 @@ func TestPeerLapsesADayAfterItsLastGrant(t *testing.T) {
 			require.NoError(t, err)
 			require.True(t, ok)
 		}
-		time.Sleep(12 * time.Hour)
+		<-time.After(12 * time.Hour)                                        // the bubble's clock
 		ok, err := b.upsert(renewed, update(renewed, "second", false), nil) // kept: no node in it
 		require.NoError(t, err)
 		require.True(t, ok)
@@ -53,13 +53,13 @@ func TestPeerLapsesADayAfterItsLastGrant(t *testing.T) {
 		require.NoError(t, err)
 		require.True(t, ok)
 
-		time.Sleep(12*time.Hour - time.Second)
+		<-time.After(12*time.Hour - time.Second) // the bubble's clock
 		_, ok = b.Principal(stale)
 		require.True(t, ok)
-		time.Sleep(time.Second)
+		<-time.After(time.Second) // the bubble's clock
 		_, ok = b.Principal(stale)
 		require.False(t, ok, "lapsed, though not yet removed")
-		time.Sleep(lapseInterval)
+		<-time.After(lapseInterval) // the bubble's clock
 		synctest.Wait()
 		require.Len(t, removed, 1)
 		require.Equal(t, stale, removed[0].key)
@@ -69,7 +69,7 @@ func TestPeerLapsesADayAfterItsLastGrant(t *testing.T) {
 		require.Equal(t, "alice", principal)
 		require.Len(t, b.Announce().GetPeers(), 1)
 
-		time.Sleep(12 * time.Hour)
+		<-time.After(12 * time.Hour) // the bubble's clock
 		synctest.Wait()
 		require.Zero(t, b.Len())
 		require.Nil(t, b.Announce())
