@@ -28,8 +28,8 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const (
-	testHeartbeat = 50 * time.Millisecond
-	testLimit     = time.Second
+	testHeartbeat = 250 * time.Millisecond
+	testLimit     = 2 * time.Second
 )
 
 // testAgent is what an agent serves to its clients, over loopback TCP: its real SSH
@@ -241,6 +241,7 @@ func testConfig(a *testAgent, p *path, log *records) workspaceConfig {
 
 func open(t *testing.T) *bench {
 	t.Helper()
+	t.Parallel() // these tests wait more than they work
 	b := &bench{agent: startAgent(t, "agent-1"), path: new(path), log: new(records)}
 	b.path.lead(b.agent)
 	var err error

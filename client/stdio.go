@@ -86,7 +86,7 @@ func (w *Workspace) stdio(ctx context.Context, in io.Reader, out io.Writer, pare
 		s.localErr = err
 	})
 	end := SessionEnd{Attribution: s.run(ctx)}
-	end.ConnectionID, _ = w.watch.Connection(s.port)
+	end.ConnectionID = w.connectionID(ctx, s.port)
 	switch end.Attribution.Reason {
 	case disconnect.Graceful, disconnect.ProcessExited, disconnect.ClientClosed:
 		end.Exited = end.Attribution.Reason != disconnect.ClientClosed

@@ -18,6 +18,8 @@ const (
 	accountWait = 500 * time.Millisecond
 	// exitAccountWait is the same when the exit status is there already.
 	exitAccountWait = 100 * time.Millisecond
+	// idWait is how long it waits for the connection's id.
+	idWait = 20 * time.Millisecond
 	// verdictWait is how long it waits for any sign of the agent: time to dial again,
 	// to meet a new agent process, and for the server to say how the old one ended.
 	verdictWait = 10 * time.Second
@@ -101,8 +103,17 @@ func (s *session) end(ctx context.Context) SessionEnd {
 	default:
 		end.Attribution = s.workspace.lost(ctx, s.conn.port, s.conn.broken, &s.conn.told)
 	}
-	end.ConnectionID, _ = s.workspace.watch.Connection(s.conn.port)
+	end.ConnectionID = s.workspace.connectionID(ctx, s.conn.port)
 	return end
+}
+
+// connectionID returns the agent's name for our connection from port. It was sent
+// when the session began, over another stream: a very short session may be over first.
+func (w *Workspace) connectionID(ctx context.Context, port uint16) string {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), idWait)
+	defer cancel()
+	id, _ := w.watch.WaitConnection(ctx, port)
+	return id
 }
 
 // account is the agent's account of how the connection ended, if it comes soon.

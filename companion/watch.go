@@ -196,6 +196,27 @@ func (w *Watch) Connection(localPort uint16) (id string, ok bool) {
 	return id, ok
 }
 
+// WaitConnection is [Watch.Connection], but waits for the id until ctx ends or the
+// watch does.
+func (w *Watch) WaitConnection(ctx context.Context, localPort uint16) (id string, ok bool) {
+	for {
+		w.mu.Lock()
+		id, ok = w.connections[localPort]
+		changed := w.changed
+		w.mu.Unlock()
+		if ok {
+			return id, true
+		}
+		select {
+		case <-changed:
+		case <-w.done:
+			return w.Connection(localPort)
+		case <-ctx.Done():
+			return w.Connection(localPort)
+		}
+	}
+}
+
 // Ended returns the agent's account of how our connection from localPort ended. The
 // exit code is -1 when there was none.
 func (w *Watch) Ended(localPort uint16) (a disconnect.Attribution, exitCode int, ok bool) {
