@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/url"
+	"strings"
 	"sync"
 	"time"
 
@@ -152,7 +153,45 @@ func contactFailure(ctx context.Context, access *url.URL, err error) error {
 	if ctx.Err() != nil {
 		a = disconnect.Judge(context.Cause(ctx), disconnect.ClientToServer, disconnect.Client)
 	}
-	return failed("contact the server at "+disconnect.Scrub(access.Redacted()), a, err)
+	return &failure{
+		text:  contactText(disconnect.Scrub(access.Redacted()), a),
+		ended: &disconnect.EndedError{Attribution: a, Err: err},
+	}
+}
+
+// contactText says in one sentence why the server at url could not be reached. What
+// the error said besides stays in the attribution.
+func contactText(url string, a disconnect.Attribution) string {
+	switch a.Reason {
+	case disconnect.AuthFailed:
+		return "the server at " + url + " does not accept this login: log in again"
+	case disconnect.ConnectionRefused:
+		return "the server at " + url + " is not running: the connection was refused"
+	case disconnect.DNSFailure:
+		return "the name of the server at " + url + " does not resolve"
+	case disconnect.NetworkTimeout:
+		return "the server at " + url + " does not answer"
+	case disconnect.NetworkUnreachable:
+		switch {
+		case strings.Contains(a.Detail, "captive_portal"):
+			return "what answers at " + url + " is a web page, perhaps the login page of this network"
+		case strings.Contains(a.Detail, "proxy_auth"):
+			return "a proxy on the way to " + url + " asks for a login"
+		}
+		return "there is no way to the server at " + url + ": the network is unreachable"
+	case disconnect.ProtocolError:
+		return "what answers at " + url + " is not a Fairlead server"
+	case disconnect.VersionMismatch:
+		return "the server at " + url + " has no protocol version in common with this client"
+	case disconnect.LimitExceeded:
+		return "the server at " + url + " is too busy: try again later"
+	case disconnect.ServerShutdown:
+		return "the server at " + url + " is stopping: try again later"
+	case disconnect.ClientClosed:
+		return "stopped before the server at " + url + " was reached"
+	default:
+		return "contact the server at " + url + ": " + disconnect.Scrub(a.Detail)
+	}
 }
 
 // Reach opens the way to a workspace, named by NAME or OWNER/NAME. An error is one

@@ -1,6 +1,11 @@
 package client
 
 import (
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
 	"syscall"
 	"testing"
 	"time"
@@ -28,6 +33,52 @@ func TestRefusalsAreOneSentence(t *testing.T) {
 		require.Equal(t, want, refusalText("dev", refused, now))
 	}
 	require.NotContains(t, refusalText("d\x1b[31mev", &tailnet.RefusedError{Code: proto.Refusal_NOT_FOUND}, now), "\x1b")
+}
+
+// TestContactFailures dials what is not there, and what is something else.
+func TestContactFailures(t *testing.T) {
+	closed, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	require.NoError(t, closed.Close())
+	answer := func(status int, body string) *httptest.Server {
+		return httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(status)
+			_, _ = io.WriteString(w, body)
+		}))
+	}
+	web, denied := answer(http.StatusNotFound, "<html>hello</html>"), answer(http.StatusUnauthorized, "{}")
+	page := answer(http.StatusOK, "<html>hello</html>")
+	defer page.Close()
+	defer web.Close()
+	defer denied.Close()
+	for address, want := range map[string]struct {
+		text   string
+		reason disconnect.Reason
+	}{
+		"http://" + closed.Addr().String(): {"is not running", disconnect.ConnectionRefused},
+		web.URL:                            {"is not a Fairlead server", disconnect.ProtocolError},
+		page.URL:                           {"is a web page", disconnect.NetworkUnreachable},
+		denied.URL:                         {"log in again", disconnect.AuthFailed},
+	} {
+		access, err := url.Parse(address)
+		require.NoError(t, err)
+		_, err = Open(t.Context(), Options{AccessURL: access, Token: "x", Instance: "client-1"})
+		require.ErrorContains(t, err, want.text)
+		require.ErrorContains(t, err, address)
+		require.Less(t, len(err.Error()), 120, "one clear sentence")
+		a, ok := disconnect.FromError(err)
+		require.True(t, ok)
+		require.Equal(t, want.reason, a.Reason, a.String())
+		require.Equal(t, disconnect.ClientToServer, a.ConnectType)
+	}
+}
+
+func TestEveryContactFailureIsOneSentence(t *testing.T) {
+	for _, reason := range disconnect.Reasons() {
+		text := contactText("http://x", disconnect.Attribution{Reason: reason, Detail: "a\nb"})
+		require.Contains(t, text, "http://x")
+		require.NotContains(t, text, "\n")
+	}
 }
 
 func TestSignalNames(t *testing.T) {
