@@ -22,8 +22,10 @@ const (
 	ptyQuiet = 500 * time.Millisecond
 
 	// inputSettle is how soon after the end of the input the channel's end shows when
-	// both are the client's leaving.
-	inputSettle = 25 * time.Millisecond
+	// both are the client's leaving. (A transport that broke is known before either.)
+	// It delays a process that ends with its input, so it is short; the two are
+	// microseconds apart.
+	inputSettle = 5 * time.Millisecond
 )
 
 // session is one session channel. Its first terminal cause is in end, and decides:
