@@ -88,6 +88,8 @@ func (c *sshCommand) run(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	// A reader of our output that goes away must not kill us before the goodbye.
+	signal.Ignore(syscall.SIGPIPE)
 	leave := c.leaveOnSignal(cancel)
 	defer leave()
 

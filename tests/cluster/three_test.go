@@ -105,7 +105,12 @@ type shell struct {
 // openShell runs `fairlead ssh dev` on a terminal of 80x24 and waits for the prompt.
 func (s *site) openShell(args ...string) *shell {
 	s.t.Helper()
-	cmd := exec.Command(binary, append([]string{"ssh", "dev"}, args...)...)
+	return s.openShellIn("dev", args...)
+}
+
+func (s *site) openShellIn(workspace string, args ...string) *shell {
+	s.t.Helper()
+	cmd := exec.Command(binary, append([]string{"ssh", workspace}, args...)...)
 	cmd.Env = append(s.h.env, "TERM=xterm", "PS1=$ ")
 	tty, err := pty.StartWithSize(cmd, &pty.Winsize{Cols: 80, Rows: 24})
 	require.NoError(s.t, err)
@@ -294,6 +299,29 @@ func TestClientKilled(t *testing.T) {
 	sh.wait()
 	s.agent.ending("ssh session closed", "agent_to_client", "network_timeout", "network", false)
 	s.server.ending("client control link ended", "client_to_server", "network_error", "network", false)
+}
+
+// TestOutputReaderLeaves: a pipe that closes is the client's leave, not its death.
+func TestOutputReaderLeaves(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	r := s.h.execute(nil, "sh", "-c", binary+" ssh dev -- yes | head -n 1")
+	require.Equal(t, "y\n", r.stdout)
+	s.agent.ending("ssh session closed", "agent_to_client", "client_closed", "client", true)
+	s.server.ending("client control link ended", "client_to_server", "client_closed", "client", true)
+}
+
+// TestUpStops: a shell that is open when its server and agent stop says why.
+func TestUpStops(t *testing.T) {
+	t.Parallel()
+	h := newHome(t)
+	up, _ := startUp(t, h)
+	s := &site{t: t, h: h}
+	sh := s.openShellIn("local")
+	up.signal(syscall.SIGINT)
+	require.Equal(t, 0, up.wait())
+	require.Equal(t, 255, sh.wait())
+	require.Contains(t, sh.out.String(), `reason=server_shutdown initiator=agent expected=true detail="the agent is stopping"`)
 }
 
 // TestRefusals: one clear sentence each.
