@@ -46,9 +46,10 @@ type conn struct {
 	began   time.Time
 	heard   atomic.Int64 // when bytes or a pong came last, in Unix ns
 	pinging atomic.Bool  // a ping is under way
-	proven  atomic.Bool  // the node showed the key that its token names
+	claimed atomic.Bool  // the node named the key that its token names
+	proven  atomic.Bool  // the DERP server opened what the node sealed with that key
 	closing sync.Once
-	// onProven is called once, by the reader, before the DERP server gets a byte.
+	// onProven is called once, before the node hears that it is in.
 	onProven func(*conn)
 
 	hello []byte // what Read still owes of the checked head; the reader's
@@ -66,7 +67,7 @@ func (c *conn) buffers() *bufio.ReadWriter {
 // Read implements derp.Conn. The DERP server gets nothing of a node that is not the
 // one its token names.
 func (c *conn) Read(p []byte) (int, error) {
-	if !c.proven.Load() {
+	if !c.claimed.Load() {
 		if err := c.readHello(); err != nil {
 			return 0, err
 		}
@@ -94,8 +95,7 @@ func (c *conn) readHello() error {
 		return c.cut(disconnect.AuthFailed, disconnect.Server, "the relay token is for another node key")
 	}
 	c.hello = head
-	c.proven.Store(true)
-	c.onProven(c)
+	c.claimed.Store(true)
 	return nil
 }
 
@@ -117,8 +117,12 @@ func (c *conn) SetDeadline(t time.Time) error { return c.SetWriteDeadline(t) }
 // SetReadDeadline implements derp.Conn; see SetDeadline.
 func (c *conn) SetReadDeadline(time.Time) error { return nil }
 
-// Write implements derp.Conn.
+// Write implements derp.Conn. Between the node's claim and its proof the DERP server
+// writes nothing: what it writes then is the answer to a proof.
 func (c *conn) Write(p []byte) (int, error) {
+	if c.claimed.Load() && c.proven.CompareAndSwap(false, true) {
+		c.onProven(c)
+	}
 	n, err := c.Conn.Write(p)
 	if err == nil {
 		return n, nil

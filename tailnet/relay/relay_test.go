@@ -167,23 +167,51 @@ func TestTokenOfAnotherNodeIsRefused(t *testing.T) {
 	require.False(t, b.relay.Connected(publicKey(thief)))
 }
 
+// claim returns client info that names k but was not sealed by its holder.
+func claim(k proto.NodeKey) []byte {
+	box := key.NewNode().SealTo(key.NewNode().Public(), []byte(`{"version":2}`))
+	frame := []byte{byte(derp.FrameClientInfo)}
+	frame = binary.BigEndian.AppendUint32(frame, uint32(derp.KeyLen+len(box)))
+	frame = append(frame, k[:]...)
+	return append(frame, box...)
+}
+
 func TestClaimedKeyMustBeProved(t *testing.T) {
 	// The thief has the victim's token and public key, but not the secret.
 	b := newBench(t, Config{})
-	victim, thief := key.NewNode(), key.NewNode()
-	ws := b.dial(publicKey(victim))
-	frame := make([]byte, 0, 256)
-	box := thief.SealTo(key.NewNode().Public(), []byte(`{"version":2}`))
-	frame = append(frame, byte(derp.FrameClientInfo))
-	frame = binary.BigEndian.AppendUint32(frame, uint32(derp.KeyLen+len(box)))
-	frame = victim.Public().AppendTo(frame)
-	frame = append(frame, box...)
-	_, err := ws.Write(frame)
+	k := randomKey()
+	ws := b.dial(k)
+	_, err := ws.Write(claim(k))
 	require.NoError(t, err)
 	require.Equal(t, 4060, code(t, ws).Code)
-	a := b.await(publicKey(victim))
+	a := b.await(k)
 	require.Equal(t, disconnect.ProtocolError, a.Reason)
 	require.Contains(t, a.Detail, "cannot open")
+}
+
+func TestClaimsDisplaceNobody(t *testing.T) {
+	b := newBench(t, Config{})
+	private := key.NewNode()
+	k := publicKey(private)
+	first := b.joinAs(private)
+	for range maxConnsPerNode {
+		ws := b.dial(k)
+		_, err := ws.Write(claim(k))
+		require.NoError(t, err)
+		require.Equal(t, 4060, code(t, ws).Code)
+	}
+	unfinished := make([]*wsconn.Conn, maxConnsPerNode)
+	for i := range unfinished {
+		unfinished[i] = b.dial(k)
+		_, err := unfinished[i].Write(claim(k)[:helloLen])
+		require.NoError(t, err)
+	}
+	b.dial(k) // makes the oldest of them go
+	require.Equal(t, 4031, code(t, unfinished[0]).Code)
+	require.NoError(t, first.SendPing([8]byte{1}))
+	m, err := first.Recv()
+	require.NoError(t, err)
+	require.IsType(t, derp.PongMessage{}, m)
 }
 
 func TestNeverAnOpenRelay(t *testing.T) {
@@ -350,6 +378,12 @@ func TestHandshakeIsBounded(t *testing.T) {
 	b := newBench(t, Config{PingInterval: 20 * time.Millisecond, handshake: 100 * time.Millisecond})
 	k := randomKey()
 	require.Equal(t, 4045, code(t, b.dial(k)).Code)
+	require.Equal(t, disconnect.SlowPeer, b.await(k).Reason)
+
+	ws := b.dial(k) // names its key, and then shows nothing
+	_, err := ws.Write(claim(k)[:helloLen])
+	require.NoError(t, err)
+	require.Equal(t, 4045, code(t, ws).Code)
 	require.Equal(t, disconnect.SlowPeer, b.await(k).Reason)
 }
 
