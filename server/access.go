@@ -38,9 +38,13 @@ func (s *Server) authorize(ctx context.Context, client control.Identity, name st
 	return ws.ID, nil
 }
 
+// idLen is the length of a workspace's id.
+const idLen = 36
+
 // named returns the workspace that p means by a name or an id, or store.ErrNotFound.
 func (s *Server) named(ctx context.Context, p auth.Principal, name string) (store.Workspace, error) {
-	if _, err := uuid.Parse(name); err == nil { // longer than any name
+	// An id without its hyphens is as long as a name may be, and a valid one.
+	if len(name) == idLen && uuid.Validate(name) == nil {
 		ws, err := s.store.WorkspaceByID(ctx, name)
 		if err == nil && !auth.CanReach(p, ws) {
 			err = store.ErrNotFound

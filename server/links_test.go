@@ -385,6 +385,8 @@ func TestAuthorize(t *testing.T) {
 	bob, _ := s.addUser(t, "bob", store.RoleMember)
 	dev, _, err := s.createWorkspace(ctx, ada.ID, ada.Name, "dev")
 	require.NoError(t, err)
+	hex, _, err := s.createWorkspace(ctx, ada.ID, ada.Name, "0123456789abcdef0123456789abcdef")
+	require.NoError(t, err)
 	as := func(u store.User) control.Identity { return control.Identity{Kind: control.ClientPeer, ID: u.ID} }
 	for _, c := range []struct {
 		id   control.Identity
@@ -408,6 +410,10 @@ func TestAuthorize(t *testing.T) {
 		}
 		require.ErrorIs(t, err, coordinator.ErrNotFound, "%+v %q", c.id, c.name)
 	}
+
+	got, err := s.authorize(ctx, as(ada), hex.Name)
+	require.NoError(t, err, "a name that looks like an id without its hyphens")
+	require.Equal(t, hex.ID, got)
 
 	require.NoError(t, s.store.SetUserDisabled(ctx, ada.ID, true))
 	_, err = s.authorize(ctx, as(ada), "dev")
