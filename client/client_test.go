@@ -131,6 +131,10 @@ func TestParseDisconnectRequest(t *testing.T) {
 	require.Equal(t, disconnect.Agent, a.Initiator)
 	require.Equal(t, disconnect.AgentToClient, a.ConnectType)
 	require.NotContains(t, a.Detail, "\x1b")
+	payload[7] = 1 // the client
+	a, ok = parseDisconnect(&ssh.Request{Type: disconnectRequest, Payload: payload})
+	require.True(t, ok)
+	require.Equal(t, disconnect.Agent, a.Initiator, "who says it is who ends it")
 	_, ok = parseDisconnect(&ssh.Request{Type: disconnectRequest, Payload: payload[:5]})
 	require.False(t, ok)
 	_, ok = parseDisconnect(&ssh.Request{Type: "keepalive@openssh.com"})

@@ -143,10 +143,8 @@ func parseDisconnect(req *ssh.Request) (disconnect.Attribution, bool) {
 	if req.Type != disconnectRequest || ssh.Unmarshal(req.Payload, &payload) != nil {
 		return disconnect.Attribution{}, false
 	}
-	return wire.ToAttribution(&wire.Attribution{
-		ConnectType: uint32(disconnect.AgentToClient),
-		Reason:      payload.Reason, Initiator: payload.Initiator, Detail: payload.Detail,
-	}), true
+	g := wire.ToGoodbye(&wire.Goodbye{Reason: payload.Reason, Initiator: payload.Initiator, Detail: payload.Detail})
+	return g.From(disconnect.Agent).On(disconnect.AgentToClient), true
 }
 
 // close ends the connection and waits for its goroutine. The cause has to be

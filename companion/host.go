@@ -165,7 +165,7 @@ func (h *Host) serve(s *stream, from netip.Addr) {
 			return
 		}
 		if g := frame.GetGoodbye(); g != nil {
-			h.left(p, s, wire.ToGoodbye(g))
+			h.left(p, s, wire.ToGoodbye(g).From(disconnect.Client))
 			return
 		}
 		h.heard(p)

@@ -471,7 +471,7 @@ func (w *Watch) greet(s *stream, instance string) bool {
 
 // dismissed records the agent's goodbye. Who leaves after it only answers.
 func (w *Watch) dismissed(g *wire.Goodbye) {
-	if w.end(wire.ToGoodbye(g).On(disconnect.AgentToClient)) {
+	if w.end(wire.ToGoodbye(g).From(disconnect.Agent).On(disconnect.AgentToClient)) {
 		w.cancel()
 	}
 }

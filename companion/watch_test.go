@@ -282,6 +282,22 @@ func TestGoodbyesThatCross(t *testing.T) {
 	})
 }
 
+func TestGoodbyeNamesWhoSaysIt(t *testing.T) {
+	accusing := func(i disconnect.Initiator) disconnect.Goodbye {
+		return disconnect.Goodbye{Reason: disconnect.ServerShutdown, Initiator: i, Detail: "it was you"}
+	}
+	session(t, func(t *testing.T, _ *network, h *testHost, w *Watch) {
+		w.Goodbye(t.Context(), accusing(disconnect.Agent))
+		require.Equal(t, disconnect.Client, (<-h.goodbyes).Initiator)
+		a, _ := h.Ending(clientAddr)
+		require.Equal(t, disconnect.Client, a.Initiator)
+	})
+	session(t, func(t *testing.T, _ *network, h *testHost, w *Watch) {
+		h.Close(t.Context(), accusing(disconnect.Client))
+		requireEnded(t, w, disconnect.ServerShutdown, disconnect.Agent, "it was you")
+	})
+}
+
 func TestCloseAloneIsOurs(t *testing.T) {
 	session(t, func(t *testing.T, _ *network, h *testHost, w *Watch) {
 		w.Close()

@@ -55,24 +55,7 @@ func mayBeLink(err error) bool {
 
 // declared returns the ending that the peer's goodbye means.
 func (l *Link) declared(g disconnect.Goodbye) Ending {
-	return Ending{Attribution: confess(g, l.peer).On(l.connectType), Goodbye: true}
-}
-
-// confess makes the sender of a goodbye the closer, unless it may name another: the
-// server may name anyone, an enforcing end may name the offender, and anyone may say
-// that it lost the network.
-func confess(g disconnect.Goodbye, sender disconnect.Initiator) disconnect.Goodbye {
-	switch {
-	case g.Reason == disconnect.Unknown:
-		return g
-	case g.Initiator == disconnect.InitiatorUnknown:
-		g.Initiator = sender
-	case sender == disconnect.Server, g.Initiator == disconnect.Network:
-	case g.Reason == disconnect.LimitExceeded, g.Reason == disconnect.SlowPeer, g.Reason == disconnect.ProtocolError:
-	default:
-		g.Initiator = sender
-	}
-	return g
+	return Ending{Attribution: g.From(l.peer).On(l.connectType), Goodbye: true}
 }
 
 // socketEnded judges the socket's ending when no goodbye and no own cause came

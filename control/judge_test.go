@@ -125,21 +125,3 @@ func TestJudgeDial(t *testing.T) {
 		})
 	}
 }
-
-func TestConfess(t *testing.T) {
-	for _, tc := range []struct {
-		sender d.Initiator
-		said   d.Goodbye
-		named  d.Initiator
-	}{
-		{d.Agent, goodbye(d.ServerShutdown, d.Agent, ""), d.Agent},
-		{d.Agent, goodbye(d.ServerShutdown, d.Server, ""), d.Agent},
-		{d.Agent, goodbye(d.ServerShutdown, d.InitiatorUnknown, ""), d.Agent},
-		{d.Agent, goodbye(d.ProtocolError, d.Server, ""), d.Server},
-		{d.Agent, goodbye(d.NetworkTimeout, d.Network, ""), d.Network},
-		{d.Server, goodbye(d.ClientClosed, d.Client, ""), d.Client},
-		{d.Server, goodbye(d.Unknown, d.InitiatorUnknown, ""), d.InitiatorUnknown},
-	} {
-		require.Equal(t, tc.named, confess(tc.said, tc.sender).Initiator, "%v says %v", tc.sender, tc.said)
-	}
-}

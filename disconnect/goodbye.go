@@ -26,6 +26,23 @@ func (g Goodbye) On(t ConnectType) Attribution {
 	return Attribution{ConnectType: t, Reason: g.Reason, Initiator: g.Initiator, Detail: g.Detail}
 }
 
+// From returns g as its receiver may believe it of sender (Client, Agent or Server):
+// who says goodbye confesses and accuses nobody. So the sender is the closer, unless
+// it may name another: the server may name anyone, who enforces a rule may name the
+// offender, and anyone may say that it lost the network.
+func (g Goodbye) From(sender Initiator) Goodbye {
+	switch {
+	case g.Reason == Unknown:
+	case g.Initiator == InitiatorUnknown:
+		g.Initiator = sender
+	case sender == Server, g.Initiator == Network:
+	case g.Reason == LimitExceeded, g.Reason == SlowPeer, g.Reason == ProtocolError:
+	default:
+		g.Initiator = sender
+	}
+	return g
+}
+
 // Goodbye returns what to tell the other end about a.
 func (a Attribution) Goodbye() Goodbye {
 	return Goodbye{Reason: a.Reason, Initiator: a.Initiator, Detail: a.Detail}

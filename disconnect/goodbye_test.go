@@ -54,3 +54,24 @@ func TestGoodbyeAndAttribution(t *testing.T) {
 	require.Equal(t, Goodbye{ServerShutdown, Server, "upgrade"}, a.Goodbye())
 	require.Equal(t, a, a.Goodbye().On(ServerToAgent))
 }
+
+func TestGoodbyeNamesItsSender(t *testing.T) {
+	for _, tc := range []struct {
+		sender Initiator
+		said   Goodbye
+		named  Initiator
+	}{
+		{Agent, Goodbye{Reason: ServerShutdown, Initiator: Agent}, Agent},
+		{Agent, Goodbye{Reason: ServerShutdown, Initiator: Server}, Agent},
+		{Agent, Goodbye{Reason: ServerShutdown}, Agent},
+		{Agent, Goodbye{Reason: ProtocolError, Initiator: Server}, Server},
+		{Agent, Goodbye{Reason: NetworkTimeout, Initiator: Network}, Network},
+		{Client, Goodbye{Reason: ServerShutdown, Initiator: Agent}, Client},
+		{Server, Goodbye{Reason: ClientClosed, Initiator: Client}, Client},
+		{Server, Goodbye{}, InitiatorUnknown},
+	} {
+		heard := tc.said.From(tc.sender)
+		require.Equal(t, tc.named, heard.Initiator, "%v says %v", tc.sender, tc.said)
+		require.Equal(t, tc.said.Reason, heard.Reason)
+	}
+}
