@@ -42,6 +42,10 @@ const (
 // to the processes of sessions.
 const EnvToken = "FAIRLEAD_AGENT_TOKEN"
 
+// envLogin carries a user's login. Whoever starts an agent from a script that also
+// uses the command line must not hand that login to everybody with a session here.
+const envLogin = "FAIRLEAD_TOKEN"
+
 // Options configure an agent. AccessURL, Token and StateDir are required.
 type Options struct {
 	// AccessURL is where the server is reached; its path prefix is kept.
@@ -106,9 +110,9 @@ type agent struct {
 	ssh       *agentssh.Server
 	companion *companion.Host
 
-	linkMu    sync.Mutex    // guards link and coordDone
-	link      *control.Link // nil while the server is out of reach
-	coordDone chan struct{} // closed when the coordination under way has ended; nil when none is
+	linkMu sync.Mutex    // guards link and coord
+	link   *control.Link // nil while the server is out of reach
+	coord  chan error    // gives how the coordination under way ended, then is closed; nil when none is
 
 	routines sync.WaitGroup // listeners and runLoop
 	loopDone chan struct{}  // runLoop has returned
@@ -205,7 +209,7 @@ func (a *agent) init() error {
 		Logger:     a.logger,
 		HostKey:    a.state.hostKey,
 		Settings:   a.sessionSettings,
-		StripEnv:   []string{EnvToken},
+		StripEnv:   []string{EnvToken, envLogin},
 		Track:      a.trackSession,
 		PeerEnding: a.peerEnding,
 	})

@@ -34,7 +34,7 @@ func (a *agent) shutdown(ctx context.Context) error {
 		Initiator:   disconnect.Agent,
 		Detail:      "the agent is stopping",
 	}
-	err := a.ssh.Close(ctx, attr.Goodbye())
+	err := a.endSessions(ctx, attr.Goodbye())
 	a.companion.Close(ctx, attr.Goodbye())
 	a.flushReports(ctx)
 	a.leaveServer(ctx, attr.On(disconnect.ServerToAgent))
@@ -45,18 +45,30 @@ func (a *agent) shutdown(ctx context.Context) error {
 	return errors.Join(err, a.state.close())
 }
 
+// endSessions ends every SSH session. A process that ignores the hang-up is killed in
+// time for what comes after: the clients' goodbye, the last reports, the server.
+func (a *agent) endSessions(ctx context.Context, g disconnect.Goodbye) error {
+	ctx, cancel := context.WithTimeout(ctx, a.opts.ShutdownTimeout/2)
+	defer cancel()
+	return a.ssh.Close(ctx, g)
+}
+
 // leaveServer ends coordination and control link in order, or cuts them when the
 // server does not answer in time.
 func (a *agent) leaveServer(ctx context.Context, attr disconnect.Attribution) {
 	a.linkMu.Lock()
-	coordDone := a.coordDone
+	coord := a.coord
 	a.linkMu.Unlock()
 
 	a.gracefulCancel(&disconnect.EndedError{Attribution: attr})
-	if coordDone != nil {
+	if coord != nil {
 		select {
-		case <-coordDone:
-			attr.Log(a.hardCtx, a.logger, "coordination RPC disconnected")
+		case err := <-coord:
+			message := "coordination RPC disconnected"
+			if err != nil {
+				message, attr.Detail = "coordination RPC did not disconnect in order", err.Error()
+			}
+			attr.Log(a.hardCtx, a.logger, message)
 		case <-ctx.Done():
 			attr.Detail = "timed out waiting for the coordination RPC to disconnect"
 			attr.Log(a.hardCtx, a.logger, "timed out waiting for coordination RPC")

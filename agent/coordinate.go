@@ -25,12 +25,12 @@ func (a *agent) runCoordinator(ctx context.Context, link *control.Link) error {
 	if err != nil {
 		return err // nothing was connected yet, so nothing disconnected
 	}
-	finished := a.coordinationBegins()
-	defer finished()
-	err = a.awaitCoordination(link, coordination)
+	ended := a.coordinationBegins()
+	attr, err := a.awaitCoordination(link, coordination)
 	if coordination.Admitted() {
-		a.rpcEnding(link, err).Log(a.hardCtx, a.logger, "disconnected from coordination RPC")
+		attr.Log(a.hardCtx, a.logger, "disconnected from coordination RPC")
 	}
+	ended(err)
 	switch {
 	case a.gracefulCtx.Err() != nil:
 		return errStopping
@@ -41,33 +41,36 @@ func (a *agent) runCoordinator(ctx context.Context, link *control.Link) error {
 }
 
 // awaitCoordination returns how the coordination ended: by itself, or because the
-// agent leaves.
-func (a *agent) awaitCoordination(link *control.Link, coordination *tailnet.BasicCoordination) error {
+// agent leaves; then err is nil when the server agreed. An end of its own is judged
+// before anything waits, so that a shutdown that begins meanwhile is not its cause.
+func (a *agent) awaitCoordination(link *control.Link, coordination *tailnet.BasicCoordination) (disconnect.Attribution, error) {
 	select {
 	case err := <-coordination.Wait():
 		err = streamEnd(err)
-		if err != nil {
-			_ = coordination.Close(control.EndingOf(link, err)) // repeats the error
-		} else {
-			err = coordination.Close(nil)
+		attr := a.rpcEnding(link, err)
+		if err == nil {
+			return attr, coordination.Close(nil)
 		}
-		return err
+		_ = coordination.Close(&disconnect.EndedError{Attribution: attr, Err: err}) // repeats the error
+		return attr, err
 	case <-a.gracefulCtx.Done():
-		return coordination.Close(nil)
+		err := coordination.Close(nil)
+		return a.rpcEnding(link, err), err
 	}
 }
 
-// coordinationBegins notes that a coordination is up; the returned func that it ended.
-func (a *agent) coordinationBegins() (finished func()) {
-	done := make(chan struct{})
+// coordinationBegins notes that a coordination is up; the returned func how it ended.
+func (a *agent) coordinationBegins() (ended func(error)) {
+	coord := make(chan error, 1)
 	a.linkMu.Lock()
-	a.coordDone = done
+	a.coord = coord
 	a.linkMu.Unlock()
-	return func() {
+	return func(err error) {
 		a.linkMu.Lock()
-		a.coordDone = nil
+		a.coord = nil
 		a.linkMu.Unlock()
-		close(done)
+		coord <- err
+		close(coord)
 	}
 }
 
