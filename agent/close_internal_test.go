@@ -17,8 +17,8 @@ import (
 	"fairlead.dev/fairlead/disconnect/wire"
 )
 
-// stubbornSession opens an SSH session to a whose process ignores the hang-up.
-func stubbornSession(t *testing.T, a *agent) {
+// openSession runs command in an SSH session of a, and returns its output.
+func openSession(t *testing.T, a *agent, command string) io.Reader {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -32,9 +32,21 @@ func stubbornSession(t *testing.T, a *agent) {
 	require.NoError(t, err)
 	out, err := session.StdoutPipe()
 	require.NoError(t, err)
-	require.NoError(t, session.Start("trap '' HUP; echo ready; exec sleep 600"))
-	_, err = io.ReadFull(out, make([]byte, len("ready\n")))
+	require.NoError(t, session.Start(command))
+	return out
+}
+
+// TestSessionsInheritNoToken: neither the agent's own nor a login that happened to be
+// in its environment.
+func TestSessionsInheritNoToken(t *testing.T) {
+	t.Setenv(EnvToken, "secret-agent")
+	t.Setenv("FAIRLEAD_TOKEN", "secret-login")
+	s := newTestSite(t)
+	a, _ := s.startAgent(t, nil)
+	out, err := io.ReadAll(openSession(t, a, "env"))
 	require.NoError(t, err)
+	require.Contains(t, string(out), "SSH_CONNECTION=")
+	require.NotContains(t, string(out), "secret-")
 }
 
 // companionStream opens a companion stream to a, and says hello on it.
@@ -85,7 +97,9 @@ func TestStubbornProcessTakesNobodysGoodbye(t *testing.T) {
 	s := newTestSite(t)
 	a, recorder := s.startAgent(t, func(o *Options) { o.ShutdownTimeout = 3 * time.Second })
 	s.awaitCoordinated(t)
-	stubbornSession(t, a)
+	out := openSession(t, a, "trap '' HUP; echo ready; exec sleep 600")
+	_, err := io.ReadFull(out, make([]byte, len("ready\n")))
+	require.NoError(t, err)
 	conn := companionStream(t, a)
 	type heard struct {
 		goodbye disconnect.Goodbye

@@ -8,6 +8,7 @@ import (
 
 	"fairlead.dev/fairlead/control"
 	"fairlead.dev/fairlead/disconnect"
+	"fairlead.dev/fairlead/wsconn"
 )
 
 // Delays between attempts to reach the server: doubling with full jitter, so that
@@ -59,7 +60,7 @@ func (a *agent) connectUntilUp(r *retry) (*control.Link, error) {
 			return nil, context.Cause(a.gracefulCtx)
 		}
 		attr := control.JudgeDial(err, disconnect.ServerToAgent, disconnect.Agent, disconnect.Server)
-		if hopeless(attr.Reason) {
+		if hopeless(err, attr.Reason) {
 			return nil, &refusedError{attr: attr, err: err}
 		}
 		delay := r.next()
@@ -84,9 +85,18 @@ func (a *agent) pause(d time.Duration) bool {
 }
 
 // hopeless reports whether dialling again with the same token and binary can only
-// fail the same way.
-func hopeless(r disconnect.Reason) bool {
-	return r == disconnect.AuthFailed || r == disconnect.VersionMismatch
+// fail the same way. A box in between that says no to everybody for a while is no
+// reason to end all sessions: only the server's own word counts.
+func hopeless(err error, r disconnect.Reason) bool {
+	if r != disconnect.AuthFailed && r != disconnect.VersionMismatch {
+		return false
+	}
+	var failed *wsconn.DialError
+	if !errors.As(err, &failed) {
+		return false
+	}
+	_, told := failed.Reason()
+	return told || errors.Is(err, wsconn.ErrSubprotocol)
 }
 
 // refusedError says that the server does not accept this agent.

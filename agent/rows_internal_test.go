@@ -21,9 +21,11 @@ import (
 	"fairlead.dev/fairlead/agent/proto"
 	"fairlead.dev/fairlead/control"
 	"fairlead.dev/fairlead/disconnect"
+	"fairlead.dev/fairlead/tailnet"
 	"fairlead.dev/fairlead/tailnet/coordinator"
 	tailnetproto "fairlead.dev/fairlead/tailnet/proto"
 	"fairlead.dev/fairlead/testutil"
+	"fairlead.dev/fairlead/wsconn"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -38,6 +40,8 @@ type testSite struct {
 	tailnet *testTailnet
 	api     *testAPI
 	url     *url.URL
+	// strangers is how many requests somebody else answers, with 403.
+	strangers atomic.Int64
 }
 
 func newTestSite(t *testing.T) *testSite {
@@ -57,7 +61,12 @@ func newTestSite(t *testing.T) *testSite {
 		},
 	})
 	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if s.strangers.Add(-1) >= 0 {
+			http.Error(w, "blocked by your friendly proxy", http.StatusForbidden)
+			return
+		}
 		if r.Header.Get("Authorization") != "Bearer secret" {
+			wsconn.ErrorHeader(w.Header(), disconnect.AuthFailed)
 			http.Error(w, "no", http.StatusUnauthorized)
 			return
 		}
@@ -101,14 +110,18 @@ func (s *testSite) awaitCoordinated(t *testing.T) {
 	require.NoError(t, s.tailnet.awaitAdmitted(ctx, 1))
 }
 
-// testAPI is the agent service; fail makes GetManifest fail.
+// testAPI is the agent service.
 type testAPI struct {
 	proto.UnimplementedAgentServiceServer
-	mu      sync.Mutex // guards reports
-	reports []*proto.Connection
+	onManifest atomic.Pointer[func(context.Context) (*proto.Manifest, error)] // replaces GetManifest
+	mu         sync.Mutex                                                     // guards reports
+	reports    []*proto.Connection
 }
 
-func (*testAPI) GetManifest(context.Context, *proto.GetManifestRequest) (*proto.Manifest, error) {
+func (a *testAPI) GetManifest(ctx context.Context, _ *proto.GetManifestRequest) (*proto.Manifest, error) {
+	if f := a.onManifest.Load(); f != nil {
+		return (*f)(ctx)
+	}
 	return &proto.Manifest{WorkspaceId: "workspace-1", WorkspaceName: "dev", OwnerName: "ada"}, nil
 }
 
@@ -429,6 +442,82 @@ func TestWrongTokenIsFinal(t *testing.T) {
 	require.True(t, IsRefused(err), "%v", err)
 	require.ErrorContains(t, err, "does not accept this agent's token")
 	require.Empty(t, recorder.Endings(), "nothing was connected")
+}
+
+// TestRefusalBySomebodyElseIsNotFinal: a proxy that says no, as they do while the
+// server behind them restarts, does not end the agent and its sessions.
+func TestRefusalBySomebodyElseIsNotFinal(t *testing.T) {
+	s := newTestSite(t)
+	s.strangers.Store(3)
+	s.startAgent(t, nil)
+	s.awaitCoordinated(t)
+	require.Negative(t, s.strangers.Load())
+}
+
+// TestInvalidManifest: what the server sends and cannot mean is not the network's fault.
+func TestInvalidManifest(t *testing.T) {
+	s := newTestSite(t)
+	empty := func(context.Context) (*proto.Manifest, error) { return &proto.Manifest{}, nil }
+	s.api.onManifest.Store(&empty)
+	_, recorder := s.startAgent(t, nil)
+	attr := expectEnding(t, recorder, lineLink, disconnect.ProtocolError, disconnect.Server)
+	require.Contains(t, attr.Detail, "workspace id is missing")
+}
+
+// TestCloseBeforeTheManifest: a stop does not wait for a server that does not answer.
+func TestCloseBeforeTheManifest(t *testing.T) {
+	s := newTestSite(t)
+	asked := make(chan struct{}, 1)
+	never := func(ctx context.Context) (*proto.Manifest, error) {
+		tell(asked)
+		<-ctx.Done()
+		return nil, context.Cause(ctx)
+	}
+	s.api.onManifest.Store(&never)
+	a, recorder := s.startAgent(t, func(o *Options) { o.ShutdownTimeout = time.Hour }) // nothing may wait for it
+	select {
+	case <-asked:
+	case <-testutil.Context(t, 20*time.Second).Done():
+		t.Fatal("the agent did not ask for its manifest")
+	}
+	require.NoError(t, a.Close())
+	expectEnding(t, recorder, lineLink, disconnect.ServerShutdown, disconnect.Agent)
+}
+
+// brokenStream is a coordination's stream that the server has failed.
+type brokenStream struct{ grpc.ClientStream }
+
+func (brokenStream) Send(*tailnetproto.CoordinateRequest) error { return nil }
+func (brokenStream) CloseSend() error                           { return nil }
+func (brokenStream) Recv() (*tailnetproto.CoordinateResponse, error) {
+	return nil, status.Error(codes.Unavailable, "overloaded")
+}
+
+// TestLaterShutdownIsNotTheCause: row S2, when a shutdown begins while the end of the
+// coordination is being judged.
+func TestLaterShutdownIsNotTheCause(t *testing.T) {
+	s := newTestSite(t)
+	a, _ := s.startAgent(t, nil)
+	s.awaitCoordinated(t)
+	link, err := a.connect(testutil.Context(t, 20*time.Second))
+	require.NoError(t, err)
+	defer func() { _ = link.Close(disconnect.Goodbye{Reason: disconnect.Graceful, Initiator: disconnect.Agent}) }()
+	coordination := tailnet.NewBasicCoordination(tailnet.CoordinationConfig{
+		Stream: brokenStream{}, Node: a.node, Key: a.state.nodeKey, Book: a.peers,
+		ConnectType: disconnect.ServerToAgent, Initiator: disconnect.Agent,
+	})
+	waits := func(n int) func() bool { return func() bool { return len(coordination.Wait()) == n } }
+	require.Eventually(t, waits(1), 20*time.Second, time.Millisecond)
+	judged := make(chan disconnect.Attribution, 1)
+	go func() {
+		attr, _ := a.awaitCoordination(link, coordination)
+		judged <- attr
+	}()
+	require.Eventually(t, waits(0), 20*time.Second, 20*time.Millisecond)
+	a.gracefulCancel(nil)
+	attr := <-judged
+	require.Equal(t, disconnect.NetworkError, attr.Reason)
+	require.Equal(t, disconnect.Network, attr.Initiator)
 }
 
 // TestReportsReachTheServer: in order, and one that the server refuses does not stop

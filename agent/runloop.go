@@ -119,6 +119,9 @@ func (a *agent) stopping() (disconnect.Attribution, bool) {
 
 // fetchManifest registers the SSH host key and stores the manifest.
 func (a *agent) fetchManifest(ctx context.Context, api proto.AgentServiceClient) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(a.gracefulCtx, cancel)()
 	key := string(ssh.MarshalAuthorizedKey(a.state.hostKey.PublicKey()))
 	msg, err := api.GetManifest(ctx, &proto.GetManifestRequest{SshHostKey: key})
 	if err != nil {
@@ -126,7 +129,12 @@ func (a *agent) fetchManifest(ctx context.Context, api proto.AgentServiceClient)
 	}
 	manifest, err := agentsdk.ManifestFromProto(msg)
 	if err != nil {
-		return err
+		return &disconnect.EndedError{Attribution: disconnect.Attribution{
+			ConnectType: disconnect.ServerToAgent,
+			Reason:      disconnect.ProtocolError,
+			Initiator:   disconnect.Server,
+			Detail:      err.Error(),
+		}, Err: err}
 	}
 	a.manifest.Store(manifest)
 	return nil
