@@ -168,6 +168,9 @@ func (c *sshCommand) session(ctx context.Context, workspace *client.Workspace) (
 		}
 		opts.Env[key] = value
 	}
+	signals, stop := passedSignals()
+	defer stop()
+	opts.Signals = signals
 	if in, ok := terminalOf(c.in); ok && !c.noPTY && (opts.Shell || c.forcePTY) {
 		restore, err := c.terminal(in, &opts)
 		if err != nil {
@@ -247,6 +250,14 @@ func (c *sshCommand) leaveOnSignal(cancel context.CancelFunc) (stop func()) {
 		close(quit)
 		<-done
 	}
+}
+
+// passedSignals are those that go to the remote process. The ones that ask this
+// program to stop do not: they mean that the user leaves.
+func passedSignals() (<-chan os.Signal, func()) {
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGQUIT)
+	return signals, func() { signal.Stop(signals) }
 }
 
 // remoteCommand makes the remote command line: one argument is one already; several

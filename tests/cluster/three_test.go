@@ -301,6 +301,23 @@ func TestClientKilled(t *testing.T) {
 	s.server.ending("client control link ended", "client_to_server", "network_error", "network", false)
 }
 
+// TestSignals: a signal for the program passes to the remote one; a signal to stop is
+// the user's leave, and ends the remote one too.
+func TestSignals(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	const script = `trap 'echo got-usr1' USR1; trap 'echo got-hup >> "$HOME/hup"; exit' HUP; echo ready; while :; do sleep 0.1; done`
+	p := s.h.start("ssh", "dev", "--", script)
+	p.stdout.awaitText(t, "ready")
+	p.signal(syscall.SIGUSR1)
+	p.stdout.awaitText(t, "got-usr1")
+	p.signal(syscall.SIGTERM)
+	require.Equal(t, 255, p.wait())
+	p.stderr.awaitText(t, "reason=client_closed initiator=client expected=true")
+	s.agent.ending("ssh session closed", "agent_to_client", "client_closed", "client", true)
+	testEventually(t, "the remote program's end", func() bool { _, err := os.Stat(s.h.path("hup")); return err == nil })
+}
+
 // TestOutputReaderLeaves: a pipe that closes is the client's leave, not its death.
 func TestOutputReaderLeaves(t *testing.T) {
 	t.Parallel()
