@@ -33,6 +33,10 @@ test: ## every test
 	@test -n "$(RACE)" || echo "No C compiler found: testing without the race detector."
 	$(GO) test $(RACE) -tags $(TAGS) -timeout 10m ./...
 
+.PHONY: bench
+bench: build ## measure beside stock OpenSSH; docs/performance.md explains the figures
+	$(GO) run -tags $(TAGS) ./tests/bench -binary $(BINARY)
+
 .PHONY: check
 check: vet staticcheck house generated linked versions ## everything CI wants besides the tests
 	@echo "check: all is well"
