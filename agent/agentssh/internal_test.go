@@ -106,7 +106,8 @@ func TestWhichErrorOfTheTransportCounts(t *testing.T) {
 		want        error
 	}{
 		{io.EOF, syscall.ECONNRESET, []string{w, r}, syscall.ECONNRESET},
-		{io.EOF, syscall.ECONNRESET, []string{r, w}, io.EOF},
+		{io.EOF, syscall.ECONNRESET, []string{r, w}, syscall.ECONNRESET},
+		{io.EOF, syscall.EPIPE, []string{r, w}, io.EOF},
 		{syscall.ECONNRESET, syscall.EPIPE, []string{w, r}, syscall.ECONNRESET},
 		{io.EOF, syscall.EPIPE, []string{w}, syscall.EPIPE},
 		{net.ErrClosed, syscall.ETIMEDOUT, []string{w, r}, syscall.ETIMEDOUT},

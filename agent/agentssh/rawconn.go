@@ -85,11 +85,17 @@ func (c *recordingConn) record(kept *error, err error) bool {
 
 // err returns how the transport failed, nil if it has not. The kernel gives a reset to
 // whoever comes first, and io.EOF or EPIPE to the other: so the first error counts, but
-// EPIPE only where there is nothing else.
+// EPIPE only where there is nothing else. A reset counts whenever it was noted: one that
+// follows the peer's end of stream would be an EPIPE (and ErrAborted in gVisor).
 func (c *recordingConn) err() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.writeErr != nil && (c.readErr == nil || c.wroteFirst && !errors.Is(c.writeErr, syscall.EPIPE)) {
+	switch {
+	case c.writeErr == nil:
+		return c.readErr
+	case c.readErr == nil, errors.Is(c.writeErr, syscall.ECONNRESET):
+		return c.writeErr
+	case c.wroteFirst && !errors.Is(c.writeErr, syscall.EPIPE):
 		return c.writeErr
 	}
 	return c.readErr
