@@ -96,7 +96,7 @@ func awaitGoodbye(conn net.Conn) (disconnect.Goodbye, error) {
 func TestStubbornProcessTakesNobodysGoodbye(t *testing.T) {
 	s := newTestSite(t)
 	a, recorder := s.startAgent(t, func(o *Options) { o.ShutdownTimeout = 3 * time.Second })
-	s.awaitCoordinated(t)
+	s.awaitCoordinated(t, recorder)
 	out := openSession(t, a, "trap '' HUP; echo ready; exec sleep 600")
 	_, err := io.ReadFull(out, make([]byte, len("ready\n")))
 	require.NoError(t, err)
@@ -127,7 +127,7 @@ func TestStubbornProcessTakesNobodysGoodbye(t *testing.T) {
 func TestCloseWhileTheServerIsSilent(t *testing.T) {
 	s := newTestSite(t)
 	a, recorder := s.startAgent(t, func(o *Options) { o.ShutdownTimeout = time.Hour })
-	s.awaitCoordinated(t)
+	s.awaitCoordinated(t, recorder)
 	s.proxy.stall()
 	require.NoError(t, a.Close())
 	for _, e := range recorder.Endings() {

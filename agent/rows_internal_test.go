@@ -104,9 +104,11 @@ func (s *testSite) startAgent(t *testing.T, change func(*Options)) (*agent, *tes
 	return a, recorder
 }
 
-func (s *testSite) awaitCoordinated(t *testing.T) {
+// awaitCoordinated waits until every RPC of the agent has something to lose.
+func (s *testSite) awaitCoordinated(t *testing.T, recorder *testutil.Recorder) {
 	t.Helper()
 	ctx := testutil.Context(t, 20*time.Second)
+	recorder.WaitForMessage(ctx, msgRelayMap)
 	require.NoError(t, s.tailnet.awaitAdmitted(ctx, 1))
 }
 
@@ -328,7 +330,7 @@ const (
 func TestLinkCut(t *testing.T) {
 	s := newTestSite(t)
 	_, recorder := s.startAgent(t, nil)
-	s.awaitCoordinated(t)
+	s.awaitCoordinated(t, recorder)
 	s.proxy.cut()
 	expectEnding(t, recorder, lineLink, disconnect.NetworkError, disconnect.Network)
 	expectEnding(t, recorder, lineCoordinator, disconnect.NetworkError, disconnect.Network)
@@ -339,7 +341,7 @@ func TestLinkCut(t *testing.T) {
 func TestServerGoodbye(t *testing.T) {
 	s := newTestSite(t)
 	_, recorder := s.startAgent(t, nil)
-	s.awaitCoordinated(t)
+	s.awaitCoordinated(t, recorder)
 	s.control.Close(testutil.Context(t, 5*time.Second),
 		disconnect.Goodbye{Reason: disconnect.ServerShutdown, Initiator: disconnect.Server, Detail: "upgrade"})
 	for _, line := range []string{lineLink, lineCoordinator, lineDERPMap} {
@@ -355,7 +357,7 @@ func TestCoordinationEndedInOrder(t *testing.T) {
 	end := make(chan struct{})
 	s.tailnet.endInOrder.Store(&end)
 	_, recorder := s.startAgent(t, nil)
-	s.awaitCoordinated(t)
+	s.awaitCoordinated(t, recorder)
 	close(end)
 	expectEnding(t, recorder, lineCoordinator, disconnect.Graceful, disconnect.Server)
 	require.NoError(t, s.tailnet.awaitAdmitted(testutil.Context(t, 20*time.Second), 2))
@@ -365,7 +367,7 @@ func TestCoordinationEndedInOrder(t *testing.T) {
 func TestCloseInOrder(t *testing.T) {
 	s := newTestSite(t)
 	a, recorder := s.startAgent(t, func(o *Options) { o.ShutdownTimeout = time.Hour }) // nothing may wait for it
-	s.awaitCoordinated(t)
+	s.awaitCoordinated(t, recorder)
 	require.NoError(t, a.Close())
 	for _, line := range []string{lineLink, lineCoordinator, lineDERPMap, "coordination RPC disconnected"} {
 		expectEnding(t, recorder, line, disconnect.ServerShutdown, disconnect.Agent)
@@ -377,7 +379,7 @@ func TestCloseInOrder(t *testing.T) {
 func TestCloseTimesOut(t *testing.T) {
 	s := newTestSite(t)
 	a, recorder := s.startAgent(t, func(o *Options) { o.ShutdownTimeout = 50 * time.Millisecond })
-	s.awaitCoordinated(t)
+	s.awaitCoordinated(t, recorder)
 	s.proxy.stall()
 	require.NoError(t, a.Close())
 	attr := expectEnding(t, recorder, "timed out waiting for coordination RPC", disconnect.ServerShutdown, disconnect.Agent)
@@ -450,7 +452,7 @@ func TestRefusalBySomebodyElseIsNotFinal(t *testing.T) {
 	s := newTestSite(t)
 	s.strangers.Store(3)
 	s.startAgent(t, nil)
-	s.awaitCoordinated(t)
+	s.awaitCoordinated(t, recorder)
 	require.Negative(t, s.strangers.Load())
 }
 
@@ -498,7 +500,7 @@ func (brokenStream) Recv() (*tailnetproto.CoordinateResponse, error) {
 func TestLaterShutdownIsNotTheCause(t *testing.T) {
 	s := newTestSite(t)
 	a, _ := s.startAgent(t, nil)
-	s.awaitCoordinated(t)
+	s.awaitCoordinated(t, recorder)
 	link, err := a.connect(testutil.Context(t, 20*time.Second))
 	require.NoError(t, err)
 	defer func() { _ = link.Close(disconnect.Goodbye{Reason: disconnect.Graceful, Initiator: disconnect.Agent}) }()

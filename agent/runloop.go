@@ -140,6 +140,8 @@ func (a *agent) fetchManifest(ctx context.Context, api proto.AgentServiceClient)
 	return nil
 }
 
+const msgRelayMap = "relay map received"
+
 // runDERPMapSubscriber follows the server's relay map for the life of one link.
 func (a *agent) runDERPMapSubscriber(ctx context.Context, link *control.Link) error {
 	ctx, cancel := context.WithCancel(ctx)
@@ -170,5 +172,6 @@ func (a *agent) followDERPMaps(stream tailnetproto.TailnetService_StreamDERPMaps
 		}
 		received = true
 		a.node.SetDERPMap(derpMap, a.opts.AccessURL.Hostname())
+		a.logger.Debug(msgRelayMap, "regions", len(derpMap.GetRegions()))
 	}
 }

@@ -129,10 +129,16 @@ func newNodeKey(path string) (tailnet.PrivateKey, error) {
 	return key, nil
 }
 
-// writeFile writes a secret whole or not at all.
+// writeFile writes a secret whole or not at all, also when the power fails: the server
+// has pinned the key by then, and a damaged one locks the workspace out.
 func writeFile(path string, data []byte) error {
 	tmp := path + ".new"
-	if err := os.WriteFile(tmp, data, 0o600); err != nil {
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return err
 	}
 	return os.Rename(tmp, path)
