@@ -451,7 +451,7 @@ func TestWrongTokenIsFinal(t *testing.T) {
 func TestRefusalBySomebodyElseIsNotFinal(t *testing.T) {
 	s := newTestSite(t)
 	s.strangers.Store(3)
-	s.startAgent(t, nil)
+	_, recorder := s.startAgent(t, nil)
 	s.awaitCoordinated(t, recorder)
 	require.Negative(t, s.strangers.Load())
 }
@@ -499,7 +499,7 @@ func (brokenStream) Recv() (*tailnetproto.CoordinateResponse, error) {
 // coordination is being judged.
 func TestLaterShutdownIsNotTheCause(t *testing.T) {
 	s := newTestSite(t)
-	a, _ := s.startAgent(t, nil)
+	a, recorder := s.startAgent(t, nil)
 	s.awaitCoordinated(t, recorder)
 	link, err := a.connect(testutil.Context(t, 20*time.Second))
 	require.NoError(t, err)
