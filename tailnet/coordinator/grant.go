@@ -17,7 +17,6 @@ const GrantLife = 24 * time.Hour
 const (
 	grantVersion  = 1
 	grantContext  = "fairlead tunnel grant v1\x00"
-	maxGrantText  = 1024 // bytes of each text inside a grant
 	maxGrantBytes = 4096
 )
 
@@ -47,11 +46,6 @@ func (g grant) seal(key [32]byte) []byte {
 		b = append(b, text...)
 	}
 	return append(b, grantMAC(key, b)...)
-}
-
-// fits reports whether every text of g has room in a grant.
-func (g grant) fits() bool {
-	return max(len(g.user), len(g.principal), len(g.workspace)) <= maxGrantText
 }
 
 var errBadGrant = errors.New("the grant is not ours")
