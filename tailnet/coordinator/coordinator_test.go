@@ -99,7 +99,7 @@ func TestRefusals(t *testing.T) {
 	require.Equal(t, shutdown().Attribution, wire.ToAttribution(away.GetEnding()))
 
 	require.Equal(t, proto.Refusal_INVALID, ask(agent, "dev").GetCode(), "agents may not ask")
-	require.Equal(t, proto.Refusal_INVALID, ask(client, strings.Repeat("x", 300)).GetCode())
+	require.Equal(t, proto.Refusal_INVALID, ask(client, "").GetCode())
 	w.fail(errDatabase)
 	require.Equal(t, proto.Refusal_INTERNAL, ask(client, "dev").GetCode())
 	w.fail(nil)
@@ -109,6 +109,14 @@ func TestRefusals(t *testing.T) {
 	require.Eventually(t, func() bool { _, _, ok := w.Online("dev"); return !ok }, 5*time.Second, time.Millisecond)
 	offline := ask(client, "dev")
 	require.Equal(t, proto.Refusal_AGENT_OFFLINE, offline.GetCode())
+}
+
+func TestLongWorkspaceNameIsNotEchoed(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	client := w.join(clientLink("alice"), newKey())
+	client.addTunnel(strings.Repeat("x", maxWorkspaceText+1))
+	require.Equal(t, codes.InvalidArgument, status.Code(client.ended()))
 }
 
 func TestSelfIsChecked(t *testing.T) {

@@ -23,8 +23,8 @@ func (c *Coordinator) tryTunnel(s *session, workspace string) *proto.Refusal {
 	if s.isAgent() {
 		return refuse(proto.Refusal_INVALID, "an agent may not ask for tunnels")
 	}
-	if workspace == "" || len(workspace) > maxWorkspaceText {
-		return refuse(proto.Refusal_INVALID, "the workspace's name is empty or too long")
+	if workspace == "" {
+		return refuse(proto.Refusal_INVALID, "the workspace's name is empty")
 	}
 	id, err := c.authorize(s.ctx, s.id, workspace)
 	if errors.Is(err, ErrNotFound) {

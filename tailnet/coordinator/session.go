@@ -237,7 +237,11 @@ func (s *session) handle(req *proto.CoordinateRequest) error {
 		}
 		s.c.updateSelf(s, node)
 	case *proto.CoordinateRequest_AddTunnel:
-		s.c.addTunnel(s, m.AddTunnel.GetWorkspace())
+		workspace := m.AddTunnel.GetWorkspace()
+		if len(workspace) > maxWorkspaceText { // the answer would hold it, perhaps many times
+			return fmt.Errorf("add tunnel: a workspace's name of %d bytes, at most %d", len(workspace), maxWorkspaceText)
+		}
+		s.c.addTunnel(s, workspace)
 	case *proto.CoordinateRequest_RemoveTunnel:
 		key, err := proto.ParseNodeKey(m.RemoveTunnel.GetNodeKey())
 		if err != nil {
