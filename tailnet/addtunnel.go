@@ -2,7 +2,6 @@ package tailnet
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -25,6 +24,11 @@ type tunnelWaiter struct {
 // refusal is a [*RefusedError]; when the stream ends first, the error is
 // [ErrCoordinationEnded]. Asking again for a tunnel that exists is no error.
 func (c *BasicCoordination) AddTunnel(ctx context.Context, workspace string) (Tunnel, error) {
+	if len(workspace) > maxWorkspaceText {
+		return Tunnel{}, &RefusedError{
+			Workspace: disconnect.Scrub(workspace), Code: proto.Refusal_INVALID, Message: "the name is too long",
+		}
+	}
 	w := &tunnelWaiter{workspace: workspace, done: make(chan error, 1)}
 	c.mu.Lock()
 	c.byReply[workspace] = append(c.byReply[workspace], w)
@@ -102,6 +106,10 @@ func (c *BasicCoordination) replied(r *proto.TunnelReply) error {
 	return nil
 }
 
+// maxWorkspaceText bounds a workspace's name or id, in bytes: a server ends the stream
+// on which it is asked for more.
+const maxWorkspaceText = 256
+
 // maxHostKeyText is the room for an SSH public key's text, in bytes: RSA of 16384
 // bits has 2800.
 const maxHostKeyText = 4096
@@ -121,14 +129,27 @@ func refusal(r *proto.TunnelReply) error {
 	return e
 }
 
-// resolve ends the wait for an agent: it is ready, or err.
-func (c *BasicCoordination) resolve(key proto.NodeKey, err error) {
+// resolve ends the wait for an agent: it is ready, or refused tells why it will not be.
+func (c *BasicCoordination) resolve(key proto.NodeKey, refused *RefusedError) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, w := range c.byReady[key] {
-		w.done <- err
+		if refused == nil {
+			w.done <- nil
+			continue
+		}
+		own := *refused
+		own.Workspace = disconnect.Scrub(w.workspace)
+		w.done <- &own
 	}
 	delete(c.byReady, key)
+}
+
+// withdrawn ends the wait for an agent whose tunnel the server has taken back.
+func (c *BasicCoordination) withdrawn(key proto.NodeKey) {
+	c.resolve(key, &RefusedError{
+		Code: proto.Refusal_AGENT_OFFLINE, Message: "the server took the tunnel back", Since: time.Now(),
+	})
 }
 
 // presence passes on what the server knows of an agent's life; whoever still waits
@@ -152,11 +173,4 @@ func (c *BasicCoordination) presence(p *proto.Presence) error {
 		c.cfg.OnPresence(p)
 	}
 	return nil
-}
-
-// isRefusal reports whether err is the server's own answer, which asking again on
-// another stream would only repeat.
-func isRefusal(err error) bool {
-	var refused *RefusedError
-	return errors.As(err, &refused)
 }

@@ -437,6 +437,7 @@ func (c *BasicCoordination) updatePeer(u *proto.PeerUpdate) error {
 	switch u.GetKind() {
 	case proto.PeerUpdate_DROP:
 		c.cfg.Book.drop(key, c.cfg.Node.RemovePeer)
+		c.withdrawn(key)
 	case proto.PeerUpdate_UPSERT:
 		ok, err := c.cfg.Book.upsert(key, u, c.cfg.Node.UpsertPeer)
 		if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -75,6 +76,9 @@ func TestAddTunnelRefused(t *testing.T) {
 	require.ErrorAs(t, err, &refused)
 	require.Equal(t, proto.Refusal_NOT_FOUND, refused.Code)
 	require.Equal(t, "nowhere", refused.Workspace)
+	_, err = client.coord.AddTunnel(ctx, strings.Repeat("x", 257))
+	require.ErrorAs(t, err, &refused)
+	require.Equal(t, proto.Refusal_INVALID, refused.Code)
 
 	agent := s.member("agent:away")
 	agent.connect("a1")
@@ -132,7 +136,39 @@ func TestAddTunnelEndsWhenTheAgentGoes(t *testing.T) {
 	require.ErrorAs(t, <-result, &refused)
 	require.Equal(t, proto.Refusal_AGENT_OFFLINE, refused.Code)
 	require.Equal(t, disconnect.NetworkTimeout, refused.Ending.Reason)
+	require.Equal(t, "dev", refused.Workspace)
 	close(release)
+}
+
+func TestAddTunnelEndsWhenTheServerTakesItBack(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.allow("alice", "dev", true)
+	agent, client := s.member("agent:dev"), s.member("client:alice")
+	asked := make(chan struct{})
+	release := make(chan struct{})
+	defer close(release)
+	agent.node.upsert = func(*proto.Node) error { // an agent that never has it installed
+		close(asked)
+		<-release
+		return errors.New("no")
+	}
+	agent.connect("a1")
+	agent.node.await(t, "admission", func() bool { return agent.node.coordinated })
+	client.connect("c1")
+	result := make(chan error, 1)
+	coord := client.coord
+	go func() {
+		_, err := coord.AddTunnel(testutil.Context(t, 10*time.Second), "dev")
+		result <- err
+	}()
+	<-asked
+	reborn := s.member("agent:dev") // its state directory is gone: another node key
+	reborn.connect("a2")
+	var refused *tailnet.RefusedError
+	require.ErrorAs(t, <-result, &refused)
+	require.Equal(t, proto.Refusal_AGENT_OFFLINE, refused.Code)
+	require.Equal(t, "dev", refused.Workspace)
 }
 
 // S6: the coordination's own line, with its own layer and initiator.
