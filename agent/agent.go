@@ -212,6 +212,9 @@ func (a *agent) init() error {
 		StripEnv:   []string{EnvToken, envLogin},
 		Track:      a.trackSession,
 		PeerEnding: a.peerEnding,
+		Judge: func(err error) disconnect.Attribution {
+			return tailnet.Judge(err, disconnect.AgentToClient, disconnect.Agent)
+		},
 	})
 	return nil
 }
