@@ -232,11 +232,12 @@ func (c *Client) workspaceConfig(name string, tunnel tailnet.Tunnel) workspaceCo
 	}
 }
 
-// adopt makes w hear of its agent's life, from the last that is known on.
+// adopt makes w hear of its agent's life, from the last that is known on. The lock
+// keeps the order: what is known now, then what the server says next.
 func (c *Client) adopt(key proto.NodeKey, w *Workspace) {
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.workspaces[key] = w
-	c.mu.Unlock()
 	if p, ok := c.controller.Presence(key); ok {
 		w.presence(p.Instance, p.Online, p.Goodbye, p.Ending)
 	}
@@ -251,9 +252,8 @@ func (c *Client) forget(key proto.NodeKey) {
 
 func (c *Client) presence(key proto.NodeKey, p tailnet.Presence) {
 	c.mu.Lock()
-	w := c.workspaces[key]
-	c.mu.Unlock()
-	if w != nil {
+	defer c.mu.Unlock()
+	if w := c.workspaces[key]; w != nil {
 		w.presence(p.Instance, p.Online, p.Goodbye, p.Ending)
 	}
 }
