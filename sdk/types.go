@@ -97,6 +97,9 @@ type Workspace struct {
 	Owner     string    `json:"owner"`
 	CreatedAt time.Time `json:"created_at"`
 	Agent     Agent     `json:"agent"`
+	// SSHHostKey is the agent's pinned SSH host key, as in an authorized_keys file.
+	// Empty before its agent first registered.
+	SSHHostKey string `json:"ssh_host_key,omitempty"`
 }
 
 // Agent is the last that the server knows of a workspace's agent.

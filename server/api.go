@@ -156,7 +156,7 @@ func userOut(u store.User) sdk.User {
 
 // workspaceOut joins what is stored of a workspace with whether its agent is here now.
 func (s *Server) workspaceOut(ws store.Workspace) sdk.Workspace {
-	out := sdk.Workspace{ID: ws.ID, Name: ws.Name, Owner: ws.OwnerName, CreatedAt: ws.CreatedAt}
+	out := sdk.Workspace{ID: ws.ID, Name: ws.Name, Owner: ws.OwnerName, CreatedAt: ws.CreatedAt, SSHHostKey: ws.SSHHostKey}
 	linkedSince, linked := s.presence.since(ws.ID)
 	_, since, coordinated := s.coordinator.Online(ws.ID)
 	switch {

@@ -229,6 +229,12 @@ func (e *engine) ping(p *enginePeer, onPong func()) {
 	})
 }
 
+// pingSession sends a ping through the session. onAnswer is called at most once, from
+// the engine, with a text if it could not be sent; it may never be called.
+func (e *engine) pingSession(p *enginePeer, onAnswer func(err string)) {
+	e.wg.Ping(p.route.Addr(), tailcfg.PingTSMP, 0, func(r *ipnstate.PingResult) { onAnswer(r.Err) })
+}
+
 // sessionAge is the time since the last WireGuard handshake; ok is false without one.
 func (e *engine) sessionAge(p *enginePeer) (age time.Duration, ok bool) {
 	peer, ok := e.wg.PeerByKey(p.node.Key)
