@@ -29,12 +29,15 @@ type Options struct {
 	// STUNListen is the UDP address and port of STUN; empty turns it off. Without STUN
 	// peers behind address translation connect over the relay.
 	STUNListen string
-	// BehindProxy says that a proxy in front of the server does TLS and sets
-	// X-Forwarded-For, whose last entry is then believed.
+	// BehindProxy says that a proxy in front of the server does TLS. Without
+	// TrustedProxies it is one on this host.
 	BehindProxy bool
+	// TrustedProxies are the addresses and networks whose X-Forwarded-For is believed.
+	TrustedProxies []string
 	// InsecureHTTP allows a listening address that is not loopback without TLS.
 	InsecureHTTP bool
-	// TLSCert and TLSKey are PEM files; both or none.
+	// TLSCert and TLSKey are PEM files; both or none. They are read anew when they
+	// change.
 	TLSCert, TLSKey string
 	// Local says that [Server.EnsureLocal] will make the first user: no admin code.
 	Local bool
@@ -61,7 +64,10 @@ func (opts Options) normalized() (Options, error) {
 		return opts, errors.New("no state directory is given")
 	}
 	if (opts.TLSCert == "") != (opts.TLSKey == "") {
-		return opts, errors.New("a TLS certificate and its key must be given together")
+		return opts, errHalfTLS
+	}
+	if _, err := opts.proxies(); err != nil {
+		return opts, err
 	}
 	if opts.AccessURL != "" {
 		if _, err := sdk.ParseURL(opts.AccessURL); err != nil {
@@ -71,17 +77,24 @@ func (opts Options) normalized() (Options, error) {
 	return opts, nil
 }
 
+// proxies returns who is trusted to tell for whom it asks.
+func (opts Options) proxies() (proxies, error) {
+	if opts.BehindProxy && len(opts.TrustedProxies) == 0 {
+		return loopbackProxies, nil
+	}
+	return parseProxies(opts.TrustedProxies)
+}
+
 // listen opens the HTTP port, with TLS when there is a certificate, and refuses to
 // serve tokens in the clear to a network.
 func (opts Options) listen(ctx context.Context) (net.Listener, error) {
 	var config *tls.Config
 	if opts.TLSCert != "" {
-		cert, err := tls.LoadX509KeyPair(opts.TLSCert, opts.TLSKey)
+		cert, err := loadCertificate(opts.TLSCert, opts.TLSKey, opts.Logger, opts.Now)
 		if err != nil {
-			return nil, fmt.Errorf("load TLS certificate: %w", err)
+			return nil, err
 		}
-		// HTTP/2 has no upgrade to WebSocket that the clients could use.
-		config = &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}}
+		config = cert.config()
 	}
 	ln, err := new(net.ListenConfig).Listen(ctx, "tcp", opts.Listen)
 	if err != nil {

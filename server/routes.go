@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"net"
 	"net/http"
-	"net/netip"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -15,6 +13,7 @@ import (
 	"fairlead.dev/fairlead/disconnect"
 	"fairlead.dev/fairlead/sdk"
 	"fairlead.dev/fairlead/server/auth"
+	"fairlead.dev/fairlead/server/store"
 )
 
 // access says who may call a route.
@@ -29,29 +28,52 @@ const (
 	relayToken                // a node's relay token: the handler itself asks the relay
 )
 
-// route is one row of the HTTP surface. The handler either answers or returns an
-// error, which is answered for it.
+// Scopes of a user's token that a route takes. A token of full scope does everywhere.
+var (
+	full    = []store.Scope{store.ScopeFull}
+	reading = []store.Scope{store.ScopeFull, store.ScopeRead}
+	ssh     = []store.Scope{store.ScopeFull, store.ScopeSSH}
+	every   = []store.Scope{store.ScopeFull, store.ScopeRead, store.ScopeSSH}
+)
+
+// route is one row of the HTTP surface: who may call it, and with a token of which
+// scopes (nil where no user's token is asked for). Whether the caller may have what
+// the path names is for the handler, which either answers or returns an error, which
+// is answered for it.
 type route struct {
 	method  string
 	path    string
 	who     access
+	scopes  []store.Scope
 	handler func(w http.ResponseWriter, r *http.Request, p auth.Principal) error
 }
 
 // routes is the whole HTTP surface.
 func (s *Server) routes() []route {
+	const workspace = "/api/v1/workspaces/{owner}/{name}"
 	return []route{
-		{"GET", "/healthz", open, s.getHealth},
-		{"GET", "/readyz", open, s.getReady},
-		{"GET", "/api/v1/version", open, s.getVersion},
-		{"POST", "/api/v1/login", open, s.postLogin},
-		{"GET", "/api/v1/me", user, s.getMe},
-		{"GET", "/api/v1/workspaces", user, s.getWorkspaces},
-		{"POST", "/api/v1/workspaces", user, s.postWorkspace},
-		{"GET", "/api/v1/workspaces/{name}", user, s.getWorkspace},
-		{"GET", "/api/v1/workspaces/{owner}/{name}", user, s.getWorkspace},
-		{"GET", control.Path, agentOrUser, s.getControl},
-		{"GET", "/api/v1/relay", relayToken, s.getRelay},
+		{"GET", "/healthz", open, nil, s.getHealth},
+		{"GET", "/readyz", open, nil, s.getReady},
+		{"GET", "/api/v1/version", open, nil, s.getVersion},
+		{"POST", "/api/v1/login", open, nil, s.postLogin},
+		{"GET", "/api/v1/me", user, every, s.getMe},
+		{"GET", "/api/v1/users", admin, reading, s.getUsers},
+		{"POST", "/api/v1/users", admin, full, s.postUser},
+		{"PATCH", "/api/v1/users/{user}", admin, full, s.patchUser},
+		{"GET", "/api/v1/tokens", user, reading, s.getTokens},
+		{"POST", "/api/v1/tokens", user, full, s.postToken},
+		{"DELETE", "/api/v1/tokens/{id}", user, every, s.deleteToken},
+		{"GET", "/api/v1/workspaces", user, every, s.getWorkspaces},
+		{"POST", "/api/v1/workspaces", user, full, s.postWorkspace},
+		{"GET", "/api/v1/workspaces/{name}", user, every, s.getWorkspace},
+		{"GET", workspace, user, every, s.getWorkspace},
+		{"DELETE", workspace, user, full, s.deleteWorkspace},
+		{"POST", workspace + "/token", user, full, s.rotateToken},
+		{"GET", workspace + "/shares", user, reading, s.getShares},
+		{"PUT", workspace + "/shares/{user}", user, full, s.putShare},
+		{"DELETE", workspace + "/shares/{user}", user, full, s.deleteShare},
+		{"GET", control.Path, agentOrUser, ssh, s.getControl},
+		{"GET", "/api/v1/relay", relayToken, nil, s.getRelay},
 	}
 }
 
@@ -84,7 +106,7 @@ func (s *Server) dispatch(rows []route) http.Handler {
 			writeError(w, r, s.logger, errMethod)
 			return
 		}
-		p, err := s.admit(r, rows[i].who)
+		p, err := s.admit(r, rows[i])
 		if err == nil {
 			err = rows[i].handler(w, r, p)
 		}
@@ -94,28 +116,24 @@ func (s *Server) dispatch(rows []route) http.Handler {
 	})
 }
 
-// admit returns who calls, or why they may not.
-func (s *Server) admit(r *http.Request, who access) (auth.Principal, error) {
-	if who == open || who == relayToken {
+// admit returns who calls, or why they may not. For a caller without the right the
+// route does not exist.
+func (s *Server) admit(r *http.Request, rt route) (auth.Principal, error) {
+	if rt.who == open || rt.who == relayToken {
 		return auth.Principal{}, nil
 	}
 	p, err := s.authenticate(r.Context(), r.Header.Get("Authorization"))
 	if err != nil {
 		return auth.Principal{}, err
 	}
+	isUser := p.Kind == auth.KindUser
 	switch {
-	case who == agentOrUser,
-		who == user && p.Kind == auth.KindUser,
-		who == agent && p.Kind == auth.KindAgent,
-		who == admin && p.IsAdmin():
-		return p, nil
-	case who == admin && p.Kind == auth.KindUser:
-		return auth.Principal{}, forbidden("only an admin may do this")
-	case p.Kind == auth.KindAgent:
-		return auth.Principal{}, forbidden("an agent's token cannot do this: a user's token is needed")
-	default:
-		return auth.Principal{}, forbidden("a user's token cannot do this: an agent's token is needed")
+	case rt.who == user && !isUser, rt.who == agent && isUser, rt.who == admin && !p.IsAdmin():
+		return auth.Principal{}, errNoRoute
+	case isUser && !slices.Contains(rt.scopes, p.Scope) && rt.who != agent:
+		return auth.Principal{}, errScope(p)
 	}
+	return p, nil
 }
 
 // authenticate returns who is behind an Authorization header.
@@ -156,8 +174,9 @@ func (s *Server) border(next http.Handler) http.Handler {
 				slog.String("path", disconnect.Scrub(r.URL.Path)), slog.Any("panic", v), slog.String("stack", string(debug.Stack())))
 			writeError(w, r, s.logger, errInternal)
 		}()
-		if s.opts.BehindProxy {
-			r.RemoteAddr = forwardedFor(r)
+		var ignored bool
+		if r.RemoteAddr, ignored = s.proxies.caller(r); ignored {
+			s.noteUntrustedProxy()
 		}
 		if prefix := s.url.Path; prefix != "" && strings.HasPrefix(r.URL.Path, prefix+"/") {
 			http.StripPrefix(prefix, next).ServeHTTP(w, r)
@@ -165,19 +184,4 @@ func (s *Server) border(next http.Handler) http.Handler {
 		}
 		next.ServeHTTP(w, r)
 	})
-}
-
-// forwardedFor returns the caller's address as the proxy in front tells it: the last
-// entry, which that proxy wrote itself. The ones before it are the caller's own words.
-func forwardedFor(r *http.Request) string {
-	all := r.Header.Values("X-Forwarded-For")
-	if len(all) == 0 {
-		return r.RemoteAddr
-	}
-	entries := strings.Split(all[len(all)-1], ",")
-	addr, err := netip.ParseAddr(strings.TrimSpace(entries[len(entries)-1]))
-	if err != nil {
-		return r.RemoteAddr
-	}
-	return net.JoinHostPort(addr.String(), "0")
 }

@@ -160,24 +160,6 @@ func TestAccessURLWithPath(t *testing.T) {
 	require.Equal(t, http.StatusNotFound, do(t, req).StatusCode)
 }
 
-func TestForwardedFor(t *testing.T) {
-	for _, c := range []struct {
-		headers []string
-		want    string
-	}{
-		{nil, "192.0.2.1:1234"},
-		{[]string{"203.0.113.9"}, "203.0.113.9:0"},
-		{[]string{"evil, 203.0.113.9"}, "203.0.113.9:0"},
-		{[]string{"1.1.1.1", "2001:db8::1"}, "[2001:db8::1]:0"},
-		{[]string{"203.0.113.9, evil\x1b"}, "192.0.2.1:1234"},
-	} {
-		r := httptest.NewRequestWithContext(t.Context(), "GET", "/", nil)
-		r.RemoteAddr = "192.0.2.1:1234"
-		r.Header["X-Forwarded-For"] = c.headers
-		require.Equal(t, c.want, forwardedFor(r))
-	}
-}
-
 // TestGarbageToThePort: bytes that are no HTTP get an answer or a closed connection,
 // and the server goes on.
 func TestGarbageToThePort(t *testing.T) {

@@ -50,6 +50,7 @@ type Server struct {
 	instance string // names this life of the server
 	listener net.Listener
 	url      *url.URL
+	proxies  proxies
 
 	store       *store.Store
 	auth        *auth.Auth
@@ -61,6 +62,7 @@ type Server struct {
 	stun        *relay.STUNServer // nil: off
 	http        *http.Server
 	fresh       freshConns
+	untrusted   sync.Once // the one warning about a proxy that is not trusted
 
 	adminCode, adminCodePath string
 
@@ -98,6 +100,9 @@ func (s *Server) start(ctx context.Context) (err error) {
 		return err
 	}
 	if s.url, err = s.opts.accessURL(s.listener.Addr()); err != nil {
+		return err
+	}
+	if s.proxies, err = s.opts.proxies(); err != nil {
 		return err
 	}
 	if s.store, err = store.Open(ctx, s.opts.StateDir); err != nil {
