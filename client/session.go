@@ -45,7 +45,9 @@ type SessionOptions struct {
 	// that blocks cannot be ended from here, so the goroutine that reads Stdin may
 	// outlive the session until its Read returns; what it read then is lost.
 	Stdin io.Reader
-	// Stdout and Stderr nil discard. An error of theirs ends the session.
+	// Stdout and Stderr nil discard. An error of theirs ends the session. A Write that
+	// blocks does not keep a session whose user left or whose ctx ended: its goroutine
+	// may outlive the session until the Write returns.
 	Stdout, Stderr io.Writer
 	// Signals are passed to the remote process; nil: none.
 	Signals <-chan os.Signal
@@ -90,7 +92,8 @@ type session struct {
 	cause    disconnect.Latch // our own reason to end it
 	leaving  chan struct{}    // closed when cause is set
 	finished chan struct{}    // closed when the channel is closed and all output is written
-	tasks    sync.WaitGroup   // all goroutines but the one that reads Stdin
+	over     chan struct{}    // closed when nothing more is waited for
+	tasks    sync.WaitGroup   // all goroutines but those of Stdin, Stdout and Stderr
 
 	mu    sync.Mutex // guards exit and early
 	exit  exitStatus
@@ -121,9 +124,10 @@ func (w *Workspace) runSession(ctx context.Context, options SessionOptions) Sess
 	}
 	s := &session{
 		workspace: w, options: options, conn: conn,
-		leaving: make(chan struct{}), finished: make(chan struct{}),
+		leaving: make(chan struct{}), finished: make(chan struct{}), over: make(chan struct{}),
 	}
 	defer s.tasks.Wait()
+	defer close(s.over)
 	defer conn.close()
 	stop := context.AfterFunc(ctx, func() { _ = conn.raw.Close() })
 	requests, err := s.start()
@@ -223,10 +227,10 @@ func (s *session) serve(requests <-chan *ssh.Request) {
 	output.Go(func() { s.copyOut(s.options.Stdout, s.channel) })
 	output.Go(func() { s.copyOut(s.options.Stderr, s.channel.Stderr()) })
 	output.Go(func() { s.serveRequests(requests) })
-	s.tasks.Go(func() {
+	go func() { // see SessionOptions.Stdout; await waits for it, but not for ever
 		output.Wait()
 		close(s.finished)
-	})
+	}()
 	s.tasks.Go(s.control)
 	if s.options.Stdin == nil {
 		_ = s.channel.CloseWrite()
@@ -293,6 +297,8 @@ func (s *session) control() {
 	for {
 		select {
 		case <-s.finished:
+			return
+		case <-s.over:
 			return
 		case size, ok := <-resize:
 			if !ok {

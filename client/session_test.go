@@ -15,6 +15,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"fairlead.dev/fairlead/disconnect"
+	"fairlead.dev/fairlead/testutil"
 )
 
 func TestExitCodes(t *testing.T) {
@@ -164,6 +165,33 @@ func (w *brokenWriter) Write(p []byte) (int, error) {
 		return 0, &os.PathError{Op: "write", Path: "|1", Err: syscall.EPIPE}
 	}
 	return len(p), nil
+}
+
+// stuckWriter is a reader's end that reads nothing, as a pager does until a key is hit.
+type stuckWriter struct{ entered, release chan struct{} }
+
+func (w *stuckWriter) Write(p []byte) (int, error) {
+	w.entered <- struct{}{}
+	<-w.release
+	return len(p), nil
+}
+
+func TestStuckLocalOutputDoesNotKeepTheSession(t *testing.T) {
+	b := open(t)
+	w := &stuckWriter{entered: make(chan struct{}, 1), release: make(chan struct{})}
+	defer close(w.release)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	end := make(chan SessionEnd, 1)
+	go func() { end <- b.RunSession(ctx, SessionOptions{Command: "echo ready; sleep 60", Stdout: w}) }()
+	<-w.entered
+	cancel()
+	select {
+	case e := <-end:
+		b.requireEnd(t, e, 255, disconnect.ClientClosed, disconnect.Client, "told to stop")
+	case <-testutil.Context(t, 20*time.Second).Done():
+		t.Fatal("the session waits for its output")
+	}
 }
 
 func TestBrokenLocalOutputLeaves(t *testing.T) {
