@@ -204,6 +204,7 @@ func TestRemoval(t *testing.T) {
 
 	client.removeTunnel(agent.key)
 	agent.drop(client.key)
+	client.drop(agent.key)
 
 	w.tunnel(client, agent, "dev")
 	client.cut(kill()) // absence is no removal

@@ -293,7 +293,8 @@ func (c *Coordinator) removeTunnel(s *session, peer proto.NodeKey) {
 		return
 	}
 	if t := c.members[s.key].tunnels[peer]; t != nil {
-		c.dropLocked(t, s)
+		// The one who asked hears it too: an update of that peer may be on its way.
+		c.dropLocked(t, nil)
 	}
 }
 
