@@ -68,6 +68,9 @@ func (l *Link) handle(frame *proto.LinkFrame) {
 }
 
 func (l *Link) gotHello(hello *proto.Hello) {
+	if l.greeted.happened() {
+		return // a life has one name
+	}
 	l.mu.Lock()
 	if id := disconnect.ScrubTo(hello.GetInstanceId(), maxInstance); id != "" {
 		l.peerInstance = id

@@ -128,7 +128,8 @@ func (p *proxy) copy(dst, src net.Conn) {
 	for {
 		n, err := src.Read(buf)
 		p.gate.RLock()
-		p.gate.RUnlock() //nolint:staticcheck // waits for the thaw
+		//lint:ignore SA2001 it waits for the thaw
+		p.gate.RUnlock()
 		if n > 0 {
 			if _, err := dst.Write(buf[:n]); err != nil {
 				return

@@ -57,7 +57,7 @@ type node struct {
 	*derp.Client
 }
 
-func publicKey(k key.NodePrivate) proto.NodeKey { return k.Public().Raw32() }
+func publicKey(k key.NodePrivate) proto.NodeKey { return proto.NodeKey(k.Public().AppendTo(nil)) }
 
 // dial opens the WebSocket with a token for k.
 func (b *bench) dial(k proto.NodeKey) *wsconn.Conn {
