@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 
 	"github.com/spf13/cobra"
 )
@@ -32,21 +33,43 @@ func printJSON(w io.Writer, v any) error {
 func logFlags(cmd *cobra.Command, w io.Writer) func() (*slog.Logger, error) {
 	level := cmd.Flags().String("log-level", "info", "lowest level to log: debug, info, warn, error or off")
 	format := cmd.Flags().String("log-format", "text", "log format: text or json")
+	file := cmd.Flags().String("log-file", "", "append the log to this file (made with mode 0600) instead of showing it")
 	return func() (*slog.Logger, error) {
-		if *level == "off" {
+		chosen := *level
+		if f := cmd.Flags().Lookup("log-level"); chosen == "off" && *file != "" && !f.Changed {
+			chosen = "info" // whoever names a file wants something in it
+		}
+		if chosen == "off" {
 			return slog.New(slog.DiscardHandler), nil
 		}
 		var l slog.Level
-		if err := l.UnmarshalText([]byte(*level)); err != nil {
-			return nil, withCode(exitUsage, fmt.Errorf("--log-level %q is not known; use debug, info, warn, error or off", *level))
+		if err := l.UnmarshalText([]byte(chosen)); err != nil {
+			return nil, withCode(exitUsage, fmt.Errorf("--log-level %q is not known; use debug, info, warn, error or off", chosen))
+		}
+		if *format != "text" && *format != "json" {
+			return nil, withCode(exitUsage, fmt.Errorf("--log-format %q is not known; use text or json", *format))
+		}
+		if *file != "" {
+			f, err := openLogFile(*file)
+			if err != nil {
+				return nil, err
+			}
+			w = f
 		}
 		opts := &slog.HandlerOptions{Level: l}
-		switch *format {
-		case "text":
-			return slog.New(slog.NewTextHandler(w, opts)), nil
-		case "json":
+		if *format == "json" {
 			return slog.New(slog.NewJSONHandler(w, opts)), nil
 		}
-		return nil, withCode(exitUsage, fmt.Errorf("--log-format %q is not known; use text or json", *format))
+		return slog.New(slog.NewTextHandler(w, opts)), nil
 	}
+}
+
+// openLogFile opens a log to append to, for as long as the process lives. Each line is
+// one write, so that several processes may share the file.
+func openLogFile(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open log file: %w", err)
+	}
+	return f, nil
 }
