@@ -484,9 +484,9 @@ func TestHandshakeWithSomethingElse(t *testing.T) {
 		require.NoError(t, err)
 		_, err = io.WriteString(raw, text)
 		require.NoError(t, err)
-		require.NoError(t, raw.(*net.TCPConn).CloseWrite())
+		_ = raw.(*net.TCPConn).CloseWrite() // fails if the host has cut it already
 		_, _ = io.Copy(io.Discard, raw)
-		require.NoError(t, raw.Close())
+		_ = raw.Close()
 		e := h.rec.WaitFor(testutil.Context(t, patience), func(e testutil.Ending) bool {
 			return e.Attribution.Reason == reason
 		})
