@@ -135,8 +135,8 @@ func TestFaults(t *testing.T) {
 		"close code only": {
 			func(_ *world, _, accepted *Link) {
 				_ = accepted.latch(Ending{goodbye(d.ServerShutdown, d.Server, "").On(d.ServerToAgent), true})
-				accepted.hangUp()
 				accepted.announce()
+				accepted.hangUp()
 			},
 			d.Attribution{ConnectType: d.ServerToAgent, Reason: d.ServerShutdown, Initiator: d.Server},
 			d.Attribution{ConnectType: d.ServerToAgent, Reason: d.ServerShutdown, Initiator: d.Server}, true,
@@ -174,7 +174,7 @@ func TestFaults(t *testing.T) {
 				if l == dialled {
 					require.Equal(t, e.Attribution, a)
 				}
-				require.Equal(t, tc.byGoodbye, e.Goodbye)
+				require.Equal(t, tc.byGoodbye, e.Goodbye, "dialled: %v, %v", l == dialled, e)
 				e.Detail = ""
 				require.Equal(t, want, e.Attribution)
 			}
