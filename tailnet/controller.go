@@ -198,10 +198,14 @@ func (c *Controller) Presence(key proto.NodeKey) (Presence, bool) {
 	return p, ok
 }
 
-// permanent reports whether a dial failed for a reason that waiting does not cure.
+// permanent reports whether a dial failed for a reason that waiting does not cure. Only
+// the server's own word counts: a box in between may say no to everybody for a while.
 func permanent(err error) bool {
 	var dial *wsconn.DialError
 	if !errors.As(err, &dial) {
+		return false
+	}
+	if _, told := dial.Reason(); !told && !errors.Is(err, wsconn.ErrSubprotocol) {
 		return false
 	}
 	switch dial.Status {
