@@ -17,49 +17,33 @@ import (
 )
 
 func newAgent(s streams) *cobra.Command {
-	var (
-		tokenFile, stateDir string
-		forceRelay          bool
-		outageLimit         time.Duration
-		shutdownTimeout     time.Duration
-	)
+	var opts agentOptions
 	cmd := &cobra.Command{
 		Use:   "agent URL",
 		Short: "Serve this machine as a workspace",
 		Long: "Serve this machine as a workspace. The agent's token comes from --token-file or the\n" +
-			"variable " + agent.EnvToken + ", never from the command line.",
+			"variable " + agent.EnvToken + ", never from the command line. Every flag may\n" +
+			"also come from the environment or from a YAML file (--config).",
 		Args: cobra.MaximumNArgs(1),
 	}
-	flags := cmd.Flags()
-	flags.StringVar(&tokenFile, "token-file", "", "file that holds the agent's token")
-	flags.StringVar(&stateDir, "state-dir", "", "directory of the agent's keys (default "+defaultStateDir("agent")+")")
-	flags.BoolVar(&forceRelay, "force-relay", false, "keep all traffic on the relay, never direct")
-	flags.DurationVar(&outageLimit, "outage-limit", agent.DefaultOutageLimit, "how long a client may be out of reach before its sessions end")
-	flags.DurationVar(&shutdownTimeout, "shutdown-timeout", agent.DefaultShutdownTimeout, "how long a stop may take")
+	options := addOptions(cmd, opts.table()...)
 	logger := logFlags(cmd, s.err)
-	cmd.RunE = run(func(cmd *cobra.Command, args []string) error {
+	cmd.RunE = options.run(func(cmd *cobra.Command, _ []string) error {
 		log, err := logger()
 		if err != nil {
 			return err
 		}
-		address := os.Getenv("FAIRLEAD_URL")
-		if len(args) > 0 {
-			address = args[0]
-		}
-		u, err := sdk.ParseURL(address)
+		u, err := sdk.ParseURL(opts.url)
 		if err != nil {
 			return withCode(exitUsage, err)
 		}
-		token, err := agentToken(tokenFile)
+		token, err := agentToken(opts.token, opts.tokenFile)
 		if err != nil {
 			return withCode(exitUsage, err)
-		}
-		if stateDir == "" {
-			stateDir = defaultStateDir("agent")
 		}
 		a, err := agent.New(agent.Options{
-			AccessURL: u, Token: token, StateDir: stateDir, Logger: log, Version: softwareVersion(),
-			ForceRelay: forceRelay, OutageLimit: outageLimit, ShutdownTimeout: shutdownTimeout,
+			AccessURL: u, Token: token, StateDir: opts.stateDir, Logger: log, Version: softwareVersion(),
+			ForceRelay: opts.forceRelay, OutageLimit: opts.outageLimit, ShutdownTimeout: opts.shutdownTimeout,
 			ContextConfig: agentcontextconfig.ConfigFromEnv(),
 		})
 		if err != nil {
@@ -68,6 +52,27 @@ func newAgent(s streams) *cobra.Command {
 		return serveAgent(cmd.Context(), a)
 	})
 	return cmd
+}
+
+// agentOptions are the options of `fairlead agent`.
+type agentOptions struct {
+	url, token, tokenFile, stateDir string
+	forceRelay                      bool
+	outageLimit, shutdownTimeout    time.Duration
+}
+
+// table is the option table of `fairlead agent`.
+func (o *agentOptions) table() []option {
+	o.stateDir, o.outageLimit, o.shutdownTimeout = defaultStateDir("agent"), agent.DefaultOutageLimit, agent.DefaultShutdownTimeout
+	return []option{
+		{name: "url", value: &o.url, usage: "URL of the server", argument: true},
+		{name: "agent-token", value: &o.token, usage: "the agent's token", secret: true},
+		{name: "token-file", value: &o.tokenFile, usage: "file that holds the agent's token"},
+		{name: "state-dir", value: &o.stateDir, usage: "directory of the agent's keys", shown: shownStateDir("agent")},
+		{name: "force-relay", value: &o.forceRelay, usage: "keep all traffic on the relay, never direct"},
+		{name: "outage-limit", value: &o.outageLimit, usage: "how long a client may be out of reach before its sessions end"},
+		{name: "shutdown-timeout", value: &o.shutdownTimeout, usage: "how long a stop may take"},
+	}
 }
 
 // serveAgent runs a until a signal or until it gives up.
@@ -102,10 +107,9 @@ func waitAndClose(ctx context.Context, again <-chan struct{}, a agent.Agent, sta
 	return errors.Join(failed, err)
 }
 
-// agentToken takes the token from the file or the environment, and out of the
-// environment, so that no session's process inherits it.
-func agentToken(file string) (string, error) {
-	token := os.Getenv(agent.EnvToken)
+// agentToken takes the token from the file if one is given, and what the options gave
+// otherwise; and out of the environment, so that no session's process inherits it.
+func agentToken(token, file string) (string, error) {
 	_ = os.Unsetenv(agent.EnvToken) // fails only for an invalid name
 	if file != "" {
 		data, err := os.ReadFile(file)
@@ -120,6 +124,9 @@ func agentToken(file string) (string, error) {
 	}
 	return token, nil
 }
+
+// shownStateDir is what the documentation says of defaultStateDir.
+func shownStateDir(name string) string { return "fairlead/" + name + " in $XDG_STATE_HOME" }
 
 // defaultStateDir is fairlead/NAME in the user's state directory (XDG).
 func defaultStateDir(name string) string {

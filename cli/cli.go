@@ -3,6 +3,8 @@
 // want; that lives in client, agent and server.
 package cli
 
+//go:generate go test -tags grpcnotrace -run TestOptionsPage -update .
+
 import (
 	"context"
 	"errors"

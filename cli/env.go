@@ -23,6 +23,7 @@ func bindEnv(cmd *cobra.Command) error {
 			return
 		}
 		f.Changed = true
+		note(f, "env "+envName(f.Name))
 	})
 	return failed
 }

@@ -15,33 +15,25 @@ import (
 // stopTimeout bounds the stop of a server.
 const stopTimeout = 10 * time.Second
 
+// defaultListen is where a server listens that was told nothing.
+const defaultListen = "127.0.0.1:7080"
+
 func newServer(s streams) *cobra.Command {
 	var opts server.Options
 	cmd := &cobra.Command{
 		Use:   "server",
 		Short: "Run the control plane, relay and API",
 		Long: "Run the control plane, relay and API. The first start prints a one-time code with\n" +
-			"which the first user logs in. Every flag may also come from the environment:\n" +
-			"--state-dir from FAIRLEAD_STATE_DIR.",
+			"which the first user logs in. Every flag may also come from the environment\n" +
+			"(--state-dir from FAIRLEAD_STATE_DIR) or from a YAML file (--config).",
 		Args: cobra.NoArgs,
 	}
-	flags := cmd.Flags()
-	flags.StringVar(&opts.Listen, "listen", "127.0.0.1:7080", "address and port of HTTP")
-	flags.StringVar(&opts.AccessURL, "access-url", "", "URL at which agents and clients reach the server (default: from --listen)")
-	flags.StringVar(&opts.StateDir, "state-dir", "", "directory of the database (default "+defaultStateDir("server")+")")
-	flags.StringVar(&opts.STUNListen, "stun-listen", ":3478", "UDP address and port of STUN; empty turns it off")
-	flags.BoolVar(&opts.BehindProxy, "behind-proxy", false, "a proxy in front does TLS")
-	flags.BoolVar(&opts.InsecureHTTP, "insecure-http", false, "serve plain HTTP beyond loopback")
-	flags.StringVar(&opts.TLSCert, "tls-cert", "", "TLS certificate (PEM file)")
-	flags.StringVar(&opts.TLSKey, "tls-key", "", "TLS key (PEM file)")
+	options := addOptions(cmd, serverOptions(&opts)...)
 	logger := logFlags(cmd, s.err)
-	cmd.RunE = run(func(cmd *cobra.Command, _ []string) error {
+	cmd.RunE = options.run(func(cmd *cobra.Command, _ []string) error {
 		var err error
 		if opts.Logger, err = logger(); err != nil {
 			return err
-		}
-		if opts.StateDir == "" {
-			opts.StateDir = defaultStateDir("server")
 		}
 		opts.Version = softwareVersion()
 		ctx, again, stop := stopSignals(cmd.Context())
@@ -54,6 +46,22 @@ func newServer(s streams) *cobra.Command {
 		return serve(ctx, again, srv)
 	})
 	return cmd
+}
+
+// serverOptions is the option table of `fairlead server`.
+func serverOptions(opts *server.Options) []option {
+	opts.Listen, opts.STUNListen, opts.StateDir = defaultListen, ":3478", defaultStateDir("server")
+	return []option{
+		{name: "listen", value: &opts.Listen, usage: "address and port of HTTP"},
+		{name: "access-url", value: &opts.AccessURL, usage: "URL at which agents and clients reach the server", shown: "made from listen"},
+		{name: "state-dir", value: &opts.StateDir, usage: "directory of the database", shown: shownStateDir("server")},
+		{name: "stun-listen", value: &opts.STUNListen, usage: "UDP address and port of STUN; empty turns it off"},
+		{name: "behind-proxy", value: &opts.BehindProxy, usage: "a proxy in front does TLS"},
+		{name: "trusted-proxies", value: &opts.TrustedProxies, usage: "addresses and networks of proxies whose X-Forwarded-For counts", shown: "with behind-proxy: this host"},
+		{name: "insecure-http", value: &opts.InsecureHTTP, usage: "serve plain HTTP beyond loopback"},
+		{name: "tls-cert", value: &opts.TLSCert, usage: "TLS certificate (PEM file); read anew when it changes"},
+		{name: "tls-key", value: &opts.TLSKey, usage: "TLS key (PEM file)"},
+	}
 }
 
 // printAdminCode shows the one-time code; it never goes to the log.

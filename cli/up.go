@@ -23,7 +23,7 @@ const (
 )
 
 func newUp(s streams) *cobra.Command {
-	var stateDir, listen string
+	stateDir, listen := defaultStateDir("up"), defaultListen
 	cmd := &cobra.Command{
 		Use:   "up",
 		Short: "Try Fairlead: server and agent on this machine, nothing to configure",
@@ -31,14 +31,16 @@ func newUp(s streams) *cobra.Command {
 			"\"local\", and remember the login. Then, in another terminal: fairlead ssh local",
 		Args: cobra.NoArgs,
 	}
-	flags := cmd.Flags()
-	flags.StringVar(&stateDir, "state-dir", "", "directory of all state (default "+defaultStateDir("up")+")")
-	flags.StringVar(&listen, "listen", "127.0.0.1:7080", "address and port of HTTP")
+	options := addOptions(cmd,
+		option{name: "state-dir", value: &stateDir, usage: "directory of all state", shown: shownStateDir("up")},
+		option{name: "listen", value: &listen, usage: "address and port of HTTP"},
+	)
 	output := outputFlag(cmd)
 	logger := logFlags(cmd, s.err)
-	_ = flags.Lookup("log-level").Value.Set("warn") // a newcomer reads the terminal
-	flags.Lookup("log-level").DefValue = "warn"
-	cmd.RunE = run(func(cmd *cobra.Command, _ []string) error {
+	level := cmd.Flags().Lookup("log-level")
+	_ = level.Value.Set("warn") // a newcomer reads the terminal
+	level.DefValue = "warn"
+	cmd.RunE = options.run(func(cmd *cobra.Command, _ []string) error {
 		asJSON, err := output()
 		if err != nil {
 			return err
@@ -46,9 +48,6 @@ func newUp(s streams) *cobra.Command {
 		log, err := logger()
 		if err != nil {
 			return err
-		}
-		if stateDir == "" {
-			stateDir = defaultStateDir("up")
 		}
 		ctx, again, stop := stopSignals(cmd.Context())
 		defer stop()
