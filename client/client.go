@@ -205,7 +205,7 @@ func (c *Client) Reach(ctx context.Context, name string) (*Workspace, error) {
 		Detail:      fmt.Sprintf("not ready within %v", serverTimeout),
 	}})
 	defer cancel()
-	tunnel, err := c.controller.Tunnel(tunnelCtx, name)
+	tunnel, err := c.tunnel(tunnelCtx, name)
 	if err != nil {
 		return nil, c.tunnelFailure(ctx, name, err)
 	}
@@ -216,6 +216,41 @@ func (c *Client) Reach(ctx context.Context, name string) (*Workspace, error) {
 		return nil, err
 	}
 	return w, nil
+}
+
+// Waiting for an agent that is on its way back to a server that was restarted.
+const (
+	agentReturn = 10 * time.Second
+	askAgain    = 250 * time.Millisecond
+)
+
+// tunnel asks for a tunnel, and for a while again when the agent is away only because
+// the server was: agents come back by themselves, within seconds.
+func (c *Client) tunnel(ctx context.Context, name string) (tailnet.Tunnel, error) {
+	patience, cancel := context.WithTimeout(ctx, agentReturn)
+	defer cancel()
+	for {
+		tunnel, err := c.controller.Tunnel(ctx, name)
+		if !comingBack(err, time.Now()) {
+			return tunnel, err
+		}
+		c.options.Step("waiting for the workspace, which lost the server")
+		timer := time.NewTimer(askAgain)
+		select {
+		case <-timer.C:
+		case <-patience.Done():
+			timer.Stop()
+			return tunnel, err
+		}
+	}
+}
+
+// comingBack reports whether err says that an agent is offline because the server
+// ended its link, not long ago.
+func comingBack(err error, now time.Time) bool {
+	var refused *tailnet.RefusedError
+	return errors.As(err, &refused) && refused.Code == proto.Refusal_AGENT_OFFLINE &&
+		refused.Ending.Initiator == disconnect.Server && now.Sub(refused.Since) < time.Minute
 }
 
 func (c *Client) workspaceConfig(name string, tunnel tailnet.Tunnel) workspaceConfig {

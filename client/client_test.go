@@ -1,6 +1,7 @@
 package client
 
 import (
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -176,4 +177,22 @@ func TestSessionEndGoodbye(t *testing.T) {
 	} {
 		require.Equal(t, test.want, test.end.Goodbye())
 	}
+}
+
+func TestOnlyAnAgentThatTheServerLostIsWaitedFor(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	offline := func(reason disconnect.Reason, by disconnect.Initiator, ago time.Duration) error {
+		return fmt.Errorf("tunnel: %w", &tailnet.RefusedError{
+			Code: proto.Refusal_AGENT_OFFLINE, Since: now.Add(-ago),
+			Ending: disconnect.Attribution{ConnectType: disconnect.ServerToAgent, Reason: reason, Initiator: by},
+		})
+	}
+	require.True(t, comingBack(offline(disconnect.ServerShutdown, disconnect.Server, time.Second), now))
+	require.True(t, comingBack(offline(disconnect.PeerCrashed, disconnect.Server, time.Second), now))
+	require.False(t, comingBack(offline(disconnect.ServerShutdown, disconnect.Server, time.Hour), now))
+	require.False(t, comingBack(offline(disconnect.ServerShutdown, disconnect.Agent, time.Second), now))
+	require.False(t, comingBack(offline(disconnect.NetworkError, disconnect.Network, time.Second), now))
+	require.False(t, comingBack(&tailnet.RefusedError{Code: proto.Refusal_NOT_FOUND}, now))
+	require.False(t, comingBack(nil, now))
 }
