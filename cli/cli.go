@@ -20,12 +20,14 @@ import (
 
 // Exit codes. A remote command's own status passes through unchanged.
 const (
-	exitOK      = 0
-	exitError   = 1
-	exitUsage   = 2
-	exitRefused = 3   // the server does not accept this agent, ever: do not restart it
-	exitAuth    = 4   // log in first, or the login is no longer valid
-	exitLost    = 255 // the connection to the workspace was lost or could not be made
+	exitOK       = 0
+	exitError    = 1
+	exitUsage    = 2
+	exitRefused  = 3   // the server does not accept this agent, ever: do not restart it
+	exitAuth     = 4   // log in first, or the login is no longer valid
+	exitNoAnswer = 5   // ping: the workspace does not answer, or its agent is offline
+	exitIndirect = 6   // ping --until-direct: it answers, but only over the relay
+	exitLost     = 255 // the connection to the workspace was lost or could not be made
 )
 
 // streams are the standard streams of one run.
@@ -98,7 +100,8 @@ func newRoot(s streams) *cobra.Command {
 	root.SetErr(s.err)
 	root.AddCommand(
 		newUp(s), newServer(s), newAgent(s),
-		newLogin(s), newLs(s), newWorkspace(s), newSSH(s), newVersion(s),
+		newLogin(s), newLogout(s), newWhoami(s), newUser(s), newToken(s),
+		newLs(s), newWorkspace(s), newSSH(s), newPing(s), newVersion(s),
 	)
 	return root
 }

@@ -112,7 +112,7 @@ func askSecret(s streams, prompt string) (string, error) {
 // loginError gives errors of the API their exit code.
 func loginError(err error) error {
 	var api *sdk.Error
-	if errors.As(err, &api) && api.Status == 401 {
+	if errors.As(err, &api) && (api.Status == 401 || api.Status == 403) {
 		return withCode(exitAuth, err)
 	}
 	return err

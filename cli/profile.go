@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -89,6 +90,11 @@ func saveProfile(name string, p profile, makeDefault bool) error {
 	if makeDefault || all.Default == "" {
 		all.Default = name
 	}
+	return writeProfiles(all)
+}
+
+// writeProfiles stores the logins whole or not at all.
+func writeProfiles(all profiles) error {
 	dir, err := configDir()
 	if err != nil {
 		return err
@@ -115,30 +121,50 @@ func saveProfile(name string, p profile, makeDefault bool) error {
 	return nil
 }
 
+// removeProfile forgets one login. If it was the default, the first of the others is.
+func removeProfile(name string) error {
+	all, err := loadProfiles()
+	if err != nil {
+		return err
+	}
+	delete(all.Profiles, name)
+	if all.Default == name {
+		all.Default = ""
+		if names := all.names(); len(names) > 0 {
+			all.Default = names[0]
+		}
+	}
+	return writeProfiles(all)
+}
+
+// names returns the logins' names in order.
+func (p profiles) names() []string { return slices.Sorted(maps.Keys(p.Profiles)) }
+
 // chooseProfile returns the login to use: FAIRLEAD_URL with FAIRLEAD_TOKEN, else the
 // named profile, else the default.
 func chooseProfile(name string) (profile, error) {
 	if u, token := os.Getenv("FAIRLEAD_URL"), os.Getenv("FAIRLEAD_TOKEN"); name == "" && u != "" && token != "" {
 		return profile{URL: u, Token: token}, nil
 	}
+	_, p, err := storedProfile(name)
+	return p, err
+}
+
+// storedProfile returns the named login, or the default, with its name.
+func storedProfile(name string) (string, profile, error) {
 	all, err := loadProfiles()
 	if err != nil {
-		return profile{}, withCode(exitAuth, err)
+		return "", profile{}, withCode(exitAuth, err)
 	}
 	if name == "" {
 		name = all.Default
 	}
 	if len(all.Profiles) == 0 {
-		return profile{}, withCode(exitAuth, errNoLogin)
+		return "", profile{}, withCode(exitAuth, errNoLogin)
 	}
 	p, ok := all.Profiles[name]
 	if !ok {
-		names := make([]string, 0, len(all.Profiles))
-		for n := range all.Profiles {
-			names = append(names, n)
-		}
-		slices.Sort(names)
-		return profile{}, withCode(exitAuth, fmt.Errorf("there is no profile %q; the profiles are %q", name, names))
+		return "", profile{}, withCode(exitAuth, fmt.Errorf("there is no profile %q; the profiles are %q", name, all.names()))
 	}
-	return p, nil
+	return name, p, nil
 }

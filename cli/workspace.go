@@ -1,8 +1,10 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -16,57 +18,137 @@ func newWorkspace(s streams) *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newWorkspaceCreate(s))
+	list := newLs(s)
+	list.Use, list.Aliases = "list", []string{"ls"}
+	cmd.AddCommand(newWorkspaceCreate(s), list, newWorkspaceDelete(s), newWorkspaceShare(s), newWorkspaceUnshare(s),
+		newWorkspaceRotateToken(s))
 	return cmd
 }
 
 func newWorkspaceCreate(s streams) *cobra.Command {
-	var tokenFile string
 	cmd := &cobra.Command{
 		Use:   "create NAME",
 		Short: "Create a workspace and its agent's token",
 		Args:  cobra.ExactArgs(1),
 	}
+	agentTokenCommand(cmd, s, "Workspace %s is there. Start its agent, on the machine that it is, with:",
+		func(ctx context.Context, api *sdk.Client, name string) (sdk.CreateWorkspaceResponse, error) {
+			return api.CreateWorkspace(ctx, sdk.CreateWorkspaceRequest{Name: name})
+		})
+	return cmd
+}
+
+func newWorkspaceRotateToken(s streams) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "rotate-token WORKSPACE",
+		Short: "Give a workspace's agent a new token; the old one is void at once",
+		Args:  cobra.ExactArgs(1),
+	}
+	agentTokenCommand(cmd, s, "The old token of %s is void, and an agent that used it was told to stop. Start the agent anew with:",
+		func(ctx context.Context, api *sdk.Client, name string) (sdk.CreateWorkspaceResponse, error) {
+			return api.RotateToken(ctx, name)
+		})
+	return cmd
+}
+
+// agentTokenCommand makes cmd a command whose result is an agent's token, which is
+// shown, or written to a file, once.
+func agentTokenCommand(cmd *cobra.Command, s streams, done string,
+	f func(context.Context, *sdk.Client, string) (sdk.CreateWorkspaceResponse, error)) {
+	var tokenFile string
 	cmd.Flags().StringVar(&tokenFile, "token-file", "", "write the agent's token to this new file (mode 0600) instead of showing it")
-	profileName := profileFlag(cmd)
-	output := outputFlag(cmd)
-	cmd.RunE = run(func(cmd *cobra.Command, args []string) error {
-		asJSON, err := output()
-		if err != nil {
-			return err
-		}
-		api, err := newAPI(*profileName)
-		if err != nil {
-			return err
-		}
-		defer api.Close()
+	withAPI(cmd, s, func(cmd *cobra.Command, api *sdk.Client, args []string, asJSON bool) error {
 		file, err := newSecretFile(tokenFile) // before the token exists, which is shown once
 		if err != nil {
 			return err
 		}
-		created, err := api.CreateWorkspace(cmd.Context(), sdk.CreateWorkspaceRequest{Name: args[0]})
+		made, err := f(cmd.Context(), api, args[0])
 		if err != nil {
 			file.discard()
-			return loginError(err)
+			return err
 		}
 		if file != nil {
-			if err := file.write(created.AgentToken); err != nil {
+			if err := file.write(made.AgentToken); err != nil {
 				return err
 			}
-			created.AgentToken = ""
+			made.AgentToken = ""
 		}
 		if asJSON {
-			return printJSON(s.out, created)
+			return printJSON(s.out, made)
 		}
-		fmt.Fprintf(s.out, "Workspace %s is there. Start its agent, on the machine that it is, with:\n\n", plain(created.Workspace.Name))
+		fmt.Fprintf(s.out, done+"\n\n", plain(made.Workspace.Name))
 		if file == nil {
-			fmt.Fprintf(s.out, "  FAIRLEAD_AGENT_TOKEN=%s fairlead agent %s\n\nThe token is not shown again.\n", plain(created.AgentToken), api.URL())
+			fmt.Fprintf(s.out, "  FAIRLEAD_AGENT_TOKEN=%s fairlead agent %s\n\nThe token is not shown again.\n", plain(made.AgentToken), api.URL())
 			return nil
 		}
 		fmt.Fprintf(s.out, "  fairlead agent %s --token-file %s\n", api.URL(), tokenFile)
 		return nil
 	})
+}
+
+func newWorkspaceDelete(s streams) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "delete WORKSPACE",
+		Short: "Delete a workspace: its sessions end, its agent is not accepted any more",
+		Args:  cobra.ExactArgs(1),
+	}
+	withAPI(cmd, s, func(cmd *cobra.Command, api *sdk.Client, args []string, asJSON bool) error {
+		if err := api.DeleteWorkspace(cmd.Context(), args[0]); err != nil {
+			return err
+		}
+		if asJSON {
+			return printJSON(s.out, map[string]string{"deleted": args[0]})
+		}
+		fmt.Fprintf(s.out, "Workspace %s is deleted. What is on its machine stays there.\n", plain(args[0]))
+		return nil
+	})
 	return cmd
+}
+
+func newWorkspaceShare(s streams) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "share WORKSPACE [USER]",
+		Short: "Let another user reach a workspace, or show who may",
+		Long: "Let another user reach a workspace: they see it, and connect to it as OWNER/WORKSPACE.\n" +
+			"Without USER, show who may.",
+		Args: cobra.RangeArgs(1, 2),
+	}
+	withAPI(cmd, s, func(cmd *cobra.Command, api *sdk.Client, args []string, asJSON bool) error {
+		if len(args) == 1 {
+			users, err := api.Shares(cmd.Context(), args[0])
+			return printShares(s, args[0], users, err, asJSON)
+		}
+		users, err := api.Share(cmd.Context(), args[0], args[1])
+		return printShares(s, args[0], users, err, asJSON)
+	})
+	return cmd
+}
+
+func newWorkspaceUnshare(s streams) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "unshare WORKSPACE USER",
+		Short: "Take a share back: the user's sessions there end at once",
+		Args:  cobra.ExactArgs(2),
+	}
+	withAPI(cmd, s, func(cmd *cobra.Command, api *sdk.Client, args []string, asJSON bool) error {
+		users, err := api.Unshare(cmd.Context(), args[0], args[1])
+		return printShares(s, args[0], users, err, asJSON)
+	})
+	return cmd
+}
+
+func printShares(s streams, workspace string, users []string, err error, asJSON bool) error {
+	switch {
+	case err != nil:
+		return err
+	case asJSON:
+		return printJSON(s.out, append([]string{}, users...))
+	case len(users) == 0:
+		fmt.Fprintf(s.out, "Workspace %s is shared with nobody.\n", plain(workspace))
+	default:
+		fmt.Fprintf(s.out, "Workspace %s is shared with %s.\n", plain(workspace), plain(strings.Join(users, ", ")))
+	}
+	return nil
 }
 
 // secretFile is a new file that will hold a secret.

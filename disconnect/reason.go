@@ -22,6 +22,8 @@ const (
 	ProcessExited Reason = 12
 
 	ServerShutdown Reason = 20
+	AuthRevoked    Reason = 25
+	AuthExpired    Reason = 26
 
 	AuthFailed        Reason = 30
 	LimitExceeded     Reason = 31
@@ -58,6 +60,8 @@ var reasonTable = []reasonInfo{
 	{ClientClosed, "client_closed", true, "The client left on purpose while the session could have gone on."},
 	{ProcessExited, "process_exited", true, "The remote process ended by itself with a status other than zero; the connection did its job."},
 	{ServerShutdown, "server_shutdown", true, "The agent or server that served this connection was stopping; the connection was healthy."},
+	{AuthRevoked, "auth_revoked", true, "The token, the account or the permission behind the connection was withdrawn while it was open."},
+	{AuthExpired, "auth_expired", true, "The credential behind the connection reached its end while it was open, and was not renewed."},
 	{AuthFailed, "auth_failed", false, "The identity was not accepted."},
 	{LimitExceeded, "limit_exceeded", false, "A quota, rate or connection limit was exceeded."},
 	{VersionMismatch, "version_mismatch", false, "The two ends have no protocol version in common."},
@@ -81,7 +85,7 @@ var reasonTable = []reasonInfo{
 var reserved = map[Reason]string{
 	13: "session_replaced", 14: "path_migrated", 15: "suspended",
 	21: "workspace_stopped", 22: "admin_terminated", 23: "idle_timeout",
-	24: "session_limit", 25: "auth_revoked", 26: "auth_expired",
+	24: "session_limit",
 	33: "duplicate_agent",
 	41: "oom_killed", 42: "workspace_evicted", 44: "peer_unresponsive", 48: "host_paused",
 	56: "relay_lost",

@@ -115,14 +115,15 @@ func (c *Client) Me(ctx context.Context) (User, error) {
 	return out, err
 }
 
-// Workspaces returns what the user reaches: their own, and every one for an admin.
+// Workspaces returns what the user reaches: their own and those shared with them, and
+// every one for an admin.
 func (c *Client) Workspaces(ctx context.Context) ([]Workspace, error) {
 	var out WorkspaceList
 	err := c.do(ctx, http.MethodGet, "/api/v1/workspaces", nil, &out)
 	return out.Workspaces, err
 }
 
-// Workspace returns one workspace by name, or as an admin also by "owner/name".
+// Workspace returns one workspace by name, or somebody else's by "owner/name".
 func (c *Client) Workspace(ctx context.Context, name string) (Workspace, error) {
 	var out Workspace
 	path := "/api/v1/workspaces"
@@ -145,6 +146,10 @@ func (c *Client) CreateWorkspace(ctx context.Context, req CreateWorkspaceRequest
 
 // do sends one request; in may be nil. It returns nil or an [*Error].
 func (c *Client) do(ctx context.Context, method, path string, in, out any) error {
+	return c.doQuery(ctx, method, path, nil, in, out)
+}
+
+func (c *Client) doQuery(ctx context.Context, method, path string, query url.Values, in, out any) error {
 	var body io.Reader
 	if in != nil {
 		b, err := json.Marshal(in)
@@ -153,7 +158,9 @@ func (c *Client) do(ctx context.Context, method, path string, in, out any) error
 		}
 		body = bytes.NewReader(b)
 	}
-	req, err := http.NewRequestWithContext(ctx, method, c.base.JoinPath(path).String(), body)
+	target := c.base.JoinPath(path)
+	target.RawQuery = query.Encode()
+	req, err := http.NewRequestWithContext(ctx, method, target.String(), body)
 	if err != nil {
 		return &Error{Code: CodeInvalid, Message: "make request: " + err.Error(), Err: err}
 	}

@@ -77,6 +77,69 @@ type User struct {
 	Name      string    `json:"name"`
 	Role      string    `json:"role"` // "admin" or "member"
 	CreatedAt time.Time `json:"created_at"`
+	Disabled  bool      `json:"disabled,omitempty"` // may not log in
+}
+
+// Identity is who a token belongs to, and the token itself.
+type Identity struct {
+	User
+	Token Token `json:"token"`
+}
+
+// UserList is every user of the server.
+type UserList struct {
+	Users []User `json:"users"`
+}
+
+// CreateUserRequest makes a user. The answer is a [LoginResponse] with their first
+// token.
+type CreateUserRequest struct {
+	Name string `json:"name"`
+	Role string `json:"role,omitempty"` // "admin" or "member"; empty means "member"
+}
+
+// UpdateUserRequest changes what is not nil.
+type UpdateUserRequest struct {
+	Role     *string `json:"role,omitempty"`
+	Disabled *bool   `json:"disabled,omitempty"`
+}
+
+// CurrentToken names, instead of an id, the token that the request itself carries.
+const CurrentToken = "current"
+
+// Token is a user's credential, without its secret.
+type Token struct {
+	ID         string     `json:"id"`
+	User       string     `json:"user"`
+	Label      string     `json:"label"`
+	Scope      string     `json:"scope"` // "full", "read" or "ssh"
+	CreatedAt  time.Time  `json:"created_at"`
+	ExpiresAt  *time.Time `json:"expires_at,omitempty"`   // nil: never
+	LastUsedAt *time.Time `json:"last_used_at,omitempty"` // nil: not yet; to the minute
+}
+
+// TokenList is some user's tokens.
+type TokenList struct {
+	Tokens []Token `json:"tokens"`
+}
+
+// CreateTokenRequest makes a token of the caller, or of User if an admin asks.
+type CreateTokenRequest struct {
+	User      string     `json:"user,omitempty"`
+	Label     string     `json:"label"`
+	Scope     string     `json:"scope,omitempty"` // empty means "full"
+	ExpiresAt *time.Time `json:"expires_at,omitempty"`
+}
+
+// CreateTokenResponse is the only time that the secret is shown.
+type CreateTokenResponse struct {
+	Secret string `json:"secret"`
+	Token  Token  `json:"token"`
+}
+
+// ShareList names the users that a workspace is shared with.
+type ShareList struct {
+	Users []string `json:"users"`
 }
 
 // AgentStatus says whether a workspace can be reached.

@@ -46,16 +46,25 @@ func (s *Server) named(ctx context.Context, p auth.Principal, name string) (stor
 	// An id without its hyphens is as long as a name may be, and a valid one.
 	if len(name) == idLen && uuid.Validate(name) == nil {
 		ws, err := s.store.WorkspaceByID(ctx, name)
-		if err == nil && !auth.CanReach(p, ws) {
-			err = store.ErrNotFound
+		if err != nil {
+			return ws, err
 		}
-		return ws, err
+		return ws, s.mayReach(ctx, p, ws)
 	}
 	owner, rest, ok := strings.Cut(name, "/")
 	if !ok {
 		owner, rest = p.UserName, name
 	}
 	return s.reachable(ctx, p, owner, rest)
+}
+
+// mayReach returns store.ErrNotFound for a workspace that p may not reach.
+func (s *Server) mayReach(ctx context.Context, p auth.Principal, ws store.Workspace) error {
+	ok, err := s.auth.CanReach(ctx, p, ws)
+	if err == nil && !ok {
+		err = store.ErrNotFound
+	}
+	return err
 }
 
 // denied turns the store's answer into the coordinator's.

@@ -10,6 +10,7 @@ import (
 
 	"fairlead.dev/fairlead/disconnect"
 	"fairlead.dev/fairlead/sdk"
+	"fairlead.dev/fairlead/server/auth"
 )
 
 // maxBody bounds a request's body, in bytes.
@@ -43,9 +44,28 @@ func invalid(message string) *refusal {
 	return &refusal{http.StatusBadRequest, sdk.CodeInvalid, message, disconnect.ProtocolError}
 }
 
-// unauthenticated refuses a caller whom nobody knows.
+// unauthenticated refuses a caller whom nobody knows, or not any more.
 func unauthenticated(code, message string) *refusal {
-	return &refusal{http.StatusUnauthorized, code, message, disconnect.AuthFailed}
+	reason := disconnect.AuthFailed
+	if code == sdk.CodeTokenExpired {
+		reason = disconnect.AuthExpired
+	}
+	return &refusal{http.StatusUnauthorized, code, message, reason}
+}
+
+// notFound refuses for the lack of something.
+func notFound(message string) *refusal {
+	return &refusal{http.StatusNotFound, sdk.CodeNotFound, message, disconnect.AuthFailed}
+}
+
+// conflict refuses what does not fit what is there.
+func conflict(message string) *refusal {
+	return &refusal{http.StatusConflict, sdk.CodeConflict, message, disconnect.ProtocolError}
+}
+
+// errScope refuses a user whose token is for something else.
+func errScope(p auth.Principal) *refusal {
+	return notFound("this token's scope is " + string(p.Scope) + ": it cannot be used for this")
 }
 
 // forbidden refuses a caller who is known.

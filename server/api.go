@@ -56,22 +56,13 @@ func (s *Server) postLogin(w http.ResponseWriter, r *http.Request, _ auth.Princi
 	return nil
 }
 
-func (s *Server) getMe(w http.ResponseWriter, r *http.Request, p auth.Principal) error {
-	u, err := s.store.UserByID(r.Context(), p.UserID)
-	if err != nil {
-		return err
-	}
-	writeJSON(w, http.StatusOK, userOut(u))
-	return nil
-}
-
-// getWorkspaces lists the caller's workspaces, and every one for an admin.
+// getWorkspaces lists what the caller reaches: every workspace for an admin.
 func (s *Server) getWorkspaces(w http.ResponseWriter, r *http.Request, p auth.Principal) error {
-	owner := p.UserID
+	userID := p.UserID
 	if p.IsAdmin() {
-		owner = ""
+		userID = ""
 	}
-	all, err := s.store.Workspaces(r.Context(), owner)
+	all, err := s.store.Workspaces(r.Context(), userID)
 	if err != nil {
 		return err
 	}
@@ -144,14 +135,7 @@ func (s *Server) reachable(ctx context.Context, p auth.Principal, owner, name st
 	if err != nil {
 		return store.Workspace{}, err
 	}
-	if !auth.CanReach(p, ws) {
-		return store.Workspace{}, store.ErrNotFound
-	}
-	return ws, nil
-}
-
-func userOut(u store.User) sdk.User {
-	return sdk.User{ID: u.ID, Name: u.Name, Role: string(u.Role), CreatedAt: u.CreatedAt}
+	return ws, s.mayReach(ctx, p, ws)
 }
 
 // workspaceOut joins what is stored of a workspace with whether its agent is here now.

@@ -154,6 +154,7 @@ func (s *Server) attend(link *control.Link, p auth.Principal, remote string, sta
 	}
 	ctx := context.Background()
 	s.logger.LogAttrs(ctx, slog.LevelInfo, msg+" opened", attrs...)
+	s.untilExpired(link, p)
 	<-link.Done()
 	ending := link.Ending().On(leg)
 	if isAgent {
@@ -161,4 +162,19 @@ func (s *Server) attend(link *control.Link, p auth.Principal, remote string, sta
 	}
 	attrs = append(attrs, slog.Duration("duration", time.Since(started).Round(time.Millisecond)))
 	ending.Log(ctx, s.logger, msg+" ended", attrs...)
+}
+
+// untilExpired returns when a link has ended, or else ends what its token began once
+// that has expired.
+func (s *Server) untilExpired(link *control.Link, p auth.Principal) {
+	if p.ExpiresAt.IsZero() {
+		return
+	}
+	timer := time.NewTimer(p.ExpiresAt.Sub(s.opts.Now()))
+	defer timer.Stop()
+	select {
+	case <-link.Done():
+	case <-timer.C:
+		s.endToken(p.UserID, p.TokenID, expired())
+	}
 }

@@ -225,7 +225,8 @@ func TestControlLinkNeedsAToken(t *testing.T) {
 		require.Equal(t, disconnect.AuthFailed, a.Reason)
 		require.Equal(t, disconnect.Server, a.Initiator)
 	}
-	require.NoError(t, s.store.SetUserDisabled(t.Context(), u.ID, true))
+	u.Disabled = true
+	require.NoError(t, s.store.UpdateUser(t.Context(), u))
 	_, err := s.dial(t, disconnect.Client, token, uuid.NewString())
 	require.Error(t, err)
 }
@@ -415,7 +416,8 @@ func TestAuthorize(t *testing.T) {
 	require.NoError(t, err, "a name that looks like an id without its hyphens")
 	require.Equal(t, hex.ID, got)
 
-	require.NoError(t, s.store.SetUserDisabled(ctx, ada.ID, true))
+	ada.Disabled = true
+	require.NoError(t, s.store.UpdateUser(ctx, ada))
 	_, err = s.authorize(ctx, as(ada), "dev")
 	require.ErrorIs(t, err, coordinator.ErrNotFound)
 	dead, cancel := context.WithCancel(ctx)

@@ -116,6 +116,15 @@ func (s *running) addUser(t *testing.T, name string, role store.Role) (store.Use
 	return u, token
 }
 
+// addToken stores a token of a user.
+func (s *running) addToken(t *testing.T, u store.User, scope store.Scope) string {
+	t.Helper()
+	token, row := s.auth.NewUserToken(u.ID, "test")
+	row.Scope = scope
+	require.NoError(t, s.store.CreateToken(t.Context(), row))
+	return token
+}
+
 // answer is what came back for a request.
 type answer struct {
 	*http.Response

@@ -32,7 +32,7 @@ const (
 var (
 	full    = []store.Scope{store.ScopeFull}
 	reading = []store.Scope{store.ScopeFull, store.ScopeRead}
-	ssh     = []store.Scope{store.ScopeFull, store.ScopeSSH}
+	connect = []store.Scope{store.ScopeFull, store.ScopeSSH}
 	every   = []store.Scope{store.ScopeFull, store.ScopeRead, store.ScopeSSH}
 )
 
@@ -55,6 +55,8 @@ func (s *Server) routes() []route {
 		{"GET", "/healthz", open, nil, s.getHealth},
 		{"GET", "/readyz", open, nil, s.getReady},
 		{"GET", "/api/v1/version", open, nil, s.getVersion},
+		{"GET", sdk.CheckPath, open, nil, s.getCheck},
+		{"GET", sdk.CheckSocketPath, open, nil, s.getCheckSocket},
 		{"POST", "/api/v1/login", open, nil, s.postLogin},
 		{"GET", "/api/v1/me", user, every, s.getMe},
 		{"GET", "/api/v1/users", admin, reading, s.getUsers},
@@ -72,7 +74,7 @@ func (s *Server) routes() []route {
 		{"GET", workspace + "/shares", user, reading, s.getShares},
 		{"PUT", workspace + "/shares/{user}", user, full, s.putShare},
 		{"DELETE", workspace + "/shares/{user}", user, full, s.deleteShare},
-		{"GET", control.Path, agentOrUser, ssh, s.getControl},
+		{"GET", control.Path, agentOrUser, connect, s.getControl},
 		{"GET", "/api/v1/relay", relayToken, nil, s.getRelay},
 	}
 }
@@ -177,6 +179,7 @@ func (s *Server) border(next http.Handler) http.Handler {
 		var ignored bool
 		if r.RemoteAddr, ignored = s.proxies.caller(r); ignored {
 			s.noteUntrustedProxy()
+			r = r.WithContext(context.WithValue(r.Context(), noteKey{}, true))
 		}
 		if prefix := s.url.Path; prefix != "" && strings.HasPrefix(r.URL.Path, prefix+"/") {
 			http.StripPrefix(prefix, next).ServeHTTP(w, r)

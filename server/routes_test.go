@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -23,7 +24,7 @@ import (
 )
 
 // concrete fills the placeholders of a route's path.
-var concrete = strings.NewReplacer("{owner}", "ada", "{name}", "dev")
+var concrete = strings.NewReplacer("{owner}", "ada", "{name}", "dev", "{user}", "ada", "{id}", "0")
 
 // TestEveryRouteNeedsItsToken walks the table: whatever is not marked open answers 401
 // without a token and with tokens of the right form that nobody has.
@@ -55,43 +56,92 @@ func refusedCode(rt route) string {
 	return sdk.CodeUnauthenticated
 }
 
-// TestEveryRouteRefusesTheWrongKind walks the table with tokens that are valid, but of
-// somebody who may not.
-func TestEveryRouteRefusesTheWrongKind(t *testing.T) {
+// TestEveryRouteRefusesTheWrongRight walks the table with tokens that are valid, but of
+// somebody who may not. For them nothing is there, whatever the method.
+func TestEveryRouteRefusesTheWrongRight(t *testing.T) {
 	s := run(t, nil)
-	u, userToken := s.addUser(t, "ada", store.RoleMember)
+	u, _ := s.addUser(t, "ada", store.RoleAdmin)
 	_, agentToken, err := s.createWorkspace(t.Context(), u.ID, u.Name, "dev")
 	require.NoError(t, err)
+	_, member := s.addUser(t, "bob", store.RoleMember)
 	for _, rt := range s.routes() {
-		for kind, token := range map[auth.Kind]string{auth.KindUser: userToken, auth.KindAgent: agentToken} {
-			refused := map[access]bool{user: kind == auth.KindAgent, admin: true, agent: kind == auth.KindUser}[rt.who]
-			if refused {
-				requireRefusal(t, s.send(t, rt.method, concrete.Replace(rt.path), token, "{}"), http.StatusForbidden, sdk.CodeForbidden)
+		t.Run(rt.method+rt.path, func(t *testing.T) {
+			refused := func(token string) {
+				t.Helper()
+				a := s.send(t, rt.method, concrete.Replace(rt.path), token, "{}")
+				requireRefusal(t, a, http.StatusNotFound, sdk.CodeNotFound)
 			}
+			if rt.who == user || rt.who == admin {
+				refused(agentToken)
+			}
+			if rt.who == agent || rt.who == admin {
+				refused(member)
+			}
+			if strings.Contains(rt.path, "{name}") { // somebody else's workspace
+				refused(member)
+			}
+			if rt.who == open || rt.who == relayToken || rt.who == agent {
+				require.Nil(t, rt.scopes, "no user's token is asked for")
+				return
+			}
+			require.Contains(t, rt.scopes, store.ScopeFull)
+			for _, scope := range []store.Scope{store.ScopeRead, store.ScopeSSH} {
+				if !slices.Contains(rt.scopes, scope) {
+					refused(s.addToken(t, u, scope))
+				}
+			}
+		})
+	}
+	got, err := s.store.Workspaces(t.Context(), "")
+	require.NoError(t, err)
+	require.Len(t, got, 1, "nothing of it changed anything")
+}
+
+// TestEveryPathRefusesOtherMethods: a method without a row is 405 for everybody, and
+// tells nothing of who may call the others.
+func TestEveryPathRefusesOtherMethods(t *testing.T) {
+	s := run(t, nil)
+	rows := make(map[string][]string)
+	for _, rt := range s.routes() {
+		rows[rt.path] = append(rows[rt.path], rt.method)
+	}
+	for path, has := range rows {
+		for _, method := range []string{"GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"} {
+			if slices.Contains(has, method) {
+				continue
+			}
+			a := s.send(t, method, concrete.Replace(path), "", "{}")
+			requireRefusal(t, a, http.StatusMethodNotAllowed, sdk.CodeMethodNotAllowed)
+			require.ElementsMatch(t, has, a.Header.Values("Allow"))
 		}
 	}
 }
 
-func TestAdmitByRole(t *testing.T) {
+func TestAdmitByRoleAndScope(t *testing.T) {
 	s := run(t, nil)
-	_, member := s.addUser(t, "bob", store.RoleMember)
+	bob, member := s.addUser(t, "bob", store.RoleMember)
 	boss, root := s.addUser(t, "ada", store.RoleAdmin)
+	reader, connector := s.addToken(t, bob, store.ScopeRead), s.addToken(t, bob, store.ScopeSSH)
 	_, machine, err := s.createWorkspace(t.Context(), boss.ID, boss.Name, "dev")
 	require.NoError(t, err)
 	for _, c := range []struct {
-		who   access
-		token string
-		ok    bool
+		who    access
+		scopes []store.Scope
+		token  string
+		ok     bool
 	}{
-		{user, member, true}, {user, root, true}, {user, machine, false},
-		{admin, member, false}, {admin, root, true}, {admin, machine, false},
-		{agent, member, false}, {agent, root, false}, {agent, machine, true},
-		{agentOrUser, member, true}, {agentOrUser, machine, true},
+		{user, full, member, true}, {user, full, root, true}, {user, full, machine, false},
+		{admin, full, member, false}, {admin, full, root, true}, {admin, full, machine, false},
+		{agent, nil, member, false}, {agent, nil, root, false}, {agent, nil, machine, true},
+		{agentOrUser, connect, member, true}, {agentOrUser, connect, machine, true},
+		{user, full, reader, false}, {user, reading, reader, true}, {user, every, reader, true},
+		{user, full, connector, false}, {user, reading, connector, false}, {user, every, connector, true},
+		{agentOrUser, connect, reader, false}, {agentOrUser, connect, connector, true},
 	} {
 		r := httptest.NewRequestWithContext(t.Context(), "GET", "/", nil)
 		r.Header.Set("Authorization", "bearer "+c.token) // the scheme's case is free
-		_, err := s.admit(r, c.who)
-		require.Equal(t, c.ok, err == nil, "%v %s: %v", c.who, c.token[:5], err)
+		_, err := s.admit(r, route{who: c.who, scopes: c.scopes})
+		require.Equal(t, c.ok, err == nil, "%v %v %s: %v", c.who, c.scopes, c.token[:5], err)
 	}
 }
 

@@ -53,6 +53,10 @@ type Principal struct {
 	// TokenID names the token in logs; it is no secret. For an agent it is the
 	// workspace's id: each has one token.
 	TokenID string
+	// Scope bounds what the token may be used for, and ExpiresAt until when (zero:
+	// for ever). Empty for an agent.
+	Scope     store.Scope
+	ExpiresAt time.Time
 }
 
 // IsAdmin reports whether p is a user with the admin role.
@@ -134,12 +138,41 @@ func (a *Auth) authenticateUser(ctx context.Context, bearer string) (Principal, 
 			a.logger.LogAttrs(ctx, slog.LevelWarn, "cannot record the use of a token", slog.String("error", err.Error()))
 		}
 	}
-	return Principal{Kind: KindUser, UserID: u.ID, UserName: u.Name, Role: u.Role, TokenID: t.ID}, nil
+	return Principal{
+		Kind: KindUser, UserID: u.ID, UserName: u.Name, Role: u.Role,
+		TokenID: t.ID, Scope: t.Scope, ExpiresAt: t.ExpiresAt,
+	}, nil
+}
+
+// TokenValid reports whether the token with that id still lets its user in.
+func (a *Auth) TokenValid(ctx context.Context, id string) (bool, error) {
+	t, u, err := a.store.TokenByID(ctx, id)
+	if errors.Is(err, store.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look up token: %w", err)
+	}
+	return !u.Disabled && (t.ExpiresAt.IsZero() || a.now().Before(t.ExpiresAt)), nil
 }
 
 // CanReach reports whether p may connect to a workspace and see that it exists: its
-// owner and admins may. An agent reaches nothing, not even itself.
-func CanReach(p Principal, w store.Workspace) bool {
+// owner, admins, and the users it is shared with may. An agent reaches nothing, not
+// even itself.
+func (a *Auth) CanReach(ctx context.Context, p Principal, w store.Workspace) (bool, error) {
+	if p.Kind != KindUser || CanManage(p, w) {
+		return p.Kind == KindUser, nil
+	}
+	shared, err := a.store.IsShared(ctx, w.ID, p.UserID)
+	if err != nil {
+		return false, fmt.Errorf("decide who reaches a workspace: %w", err)
+	}
+	return shared, nil
+}
+
+// CanManage reports whether p may change or delete a workspace and say who reaches
+// it: its owner and admins may.
+func CanManage(p Principal, w store.Workspace) bool {
 	return p.Kind == KindUser && (p.UserID == w.OwnerID || p.IsAdmin())
 }
 
@@ -148,14 +181,15 @@ func (a *Auth) NewUser(name string, role store.Role) (store.User, error) {
 	if !sdk.ValidName(name) {
 		return store.User{}, ErrInvalidName
 	}
-	return store.User{ID: uuid.NewString(), Name: name, Role: role, CreatedAt: a.now()}, nil
+	return store.User{ID: uuid.NewString(), Name: name, Role: role, CreatedAt: a.now().Truncate(time.Microsecond)}, nil
 }
 
-// NewUserToken returns a new token of a user, and its row, not stored yet. It does not
-// expire.
+// NewUserToken returns a new token of a user, and its row, not stored yet. It is for
+// everything and does not expire; the caller may change both in the row.
 func (a *Auth) NewUserToken(userID, label string) (token string, row store.Token) {
 	token = newToken(userPrefix)
 	return token, store.Token{
-		ID: uuid.NewString(), UserID: userID, Label: label, Hash: hashText(token), CreatedAt: a.now(),
+		ID: uuid.NewString(), UserID: userID, Label: label, Scope: store.ScopeFull,
+		Hash: hashText(token), CreatedAt: a.now().Truncate(time.Microsecond),
 	}
 }

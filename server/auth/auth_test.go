@@ -76,7 +76,7 @@ func TestAuthenticate(t *testing.T) {
 	p, err := f.Authenticate(t.Context(), adaToken)
 	require.NoError(t, err)
 	require.NotEmpty(t, p.TokenID)
-	require.Equal(t, auth.Principal{Kind: auth.KindUser, UserID: ada.ID, UserName: "ada", Role: store.RoleMember, TokenID: p.TokenID}, p)
+	require.Equal(t, auth.Principal{Kind: auth.KindUser, UserID: ada.ID, UserName: "ada", Role: store.RoleMember, TokenID: p.TokenID, Scope: store.ScopeFull}, p)
 
 	p, err = f.Authenticate(t.Context(), agentToken)
 	require.NoError(t, err)
@@ -116,7 +116,9 @@ func TestAuthenticateExpiryAndDisabling(t *testing.T) {
 	_, err = f.Authenticate(t.Context(), token)
 	require.ErrorIs(t, err, auth.ErrExpired)
 
-	require.NoError(t, f.store.SetUserDisabled(t.Context(), u.ID, true))
+	closed := u
+	closed.Disabled = true
+	require.NoError(t, f.store.UpdateUser(t.Context(), closed))
 	_, err = f.Authenticate(t.Context(), token)
 	require.ErrorIs(t, err, auth.ErrDisabled)
 }
@@ -157,8 +159,43 @@ func TestCanReach(t *testing.T) {
 		"an agent with admin role": {auth.Principal{Kind: auth.KindAgent, UserID: ada.ID, Role: store.RoleAdmin}, false},
 		"nobody":                   {auth.Principal{}, false},
 	} {
-		require.Equal(t, c.want, auth.CanReach(c.p, dev), name)
+		ok, err := f.CanReach(t.Context(), c.p, dev)
+		require.NoError(t, err)
+		require.Equal(t, c.want, ok, name)
+		require.Equal(t, c.want, auth.CanManage(c.p, dev), name)
 	}
+
+	// A share lets in, and no more.
+	bob, _ := f.user(t, "bob", store.RoleMember, 0)
+	p := auth.Principal{Kind: auth.KindUser, UserID: bob.ID, Role: store.RoleMember}
+	require.NoError(t, f.store.Share(t.Context(), dev.ID, bob.ID, f.clock))
+	ok, err := f.CanReach(t.Context(), p, dev)
+	require.NoError(t, err)
+	require.True(t, ok)
+	require.False(t, auth.CanManage(p, dev))
+}
+
+func TestTokenValid(t *testing.T) {
+	f := setup(t)
+	valid := func(id string) bool {
+		t.Helper()
+		ok, err := f.TokenValid(t.Context(), id)
+		require.NoError(t, err)
+		return ok
+	}
+	u, token := f.user(t, "ada", store.RoleMember, time.Hour)
+	p, err := f.Authenticate(t.Context(), token)
+	require.NoError(t, err)
+	require.Equal(t, store.ScopeFull, p.Scope)
+	require.Equal(t, f.clock.Add(time.Hour), p.ExpiresAt)
+	require.True(t, valid(p.TokenID))
+	require.False(t, valid("nothing"))
+	f.clock = f.clock.Add(time.Hour)
+	require.False(t, valid(p.TokenID))
+	f.clock = f.clock.Add(-time.Hour)
+	u.Disabled = true
+	require.NoError(t, f.store.UpdateUser(t.Context(), u))
+	require.False(t, valid(p.TokenID))
 }
 
 func TestNewUserChecksName(t *testing.T) {

@@ -53,6 +53,7 @@ func TestConformance(t *testing.T) {
 		"secret keys":       testSecretKeys,
 		"users":             testUsers,
 		"tokens":            testTokens,
+		"shares":            testShares,
 		"codes":             testCodes,
 		"code race":         testCodeRace,
 		"workspaces":        testWorkspaces,
@@ -100,27 +101,55 @@ func testUsers(t *testing.T, s *store.Store) {
 	_, err = s.UserByName(ctx, "bob")
 	require.ErrorIs(t, err, store.ErrNotFound)
 
-	require.NoError(t, s.SetUserDisabled(ctx, u.ID, true))
+	// The last admin stays, whichever way somebody tries.
+	closed, demoted := u, u
+	closed.Disabled, demoted.Role = true, store.RoleMember
+	require.ErrorIs(t, s.UpdateUser(ctx, closed), store.ErrLastAdmin)
+	require.ErrorIs(t, s.UpdateUser(ctx, demoted), store.ErrLastAdmin)
+	got, err = s.UserByName(ctx, "ada")
+	require.NoError(t, err)
+	require.Equal(t, u, got, "nothing has changed")
+
+	bob := addUser(t, s, "bob", store.RoleAdmin)
+	require.NoError(t, s.UpdateUser(ctx, closed))
 	got, err = s.UserByName(ctx, "ada")
 	require.NoError(t, err)
 	require.True(t, got.Disabled)
-	require.ErrorIs(t, s.SetUserDisabled(ctx, "nobody", true), store.ErrNotFound)
+	bob.Disabled = true
+	require.ErrorIs(t, s.UpdateUser(ctx, bob), store.ErrLastAdmin, "a closed account is no admin")
+	bob.Disabled, bob.Role = false, store.RoleMember
+	require.ErrorIs(t, s.UpdateUser(ctx, bob), store.ErrLastAdmin)
+	require.ErrorIs(t, s.UpdateUser(ctx, store.User{ID: "nobody", Role: store.RoleMember}), store.ErrNotFound)
 	n, err = s.CountUsers(ctx)
 	require.NoError(t, err)
-	require.Equal(t, 1, n)
+	require.Equal(t, 2, n)
+
+	all, err := s.Users(ctx)
+	require.NoError(t, err)
+	require.Len(t, all, 2)
+	require.Equal(t, "ada", all[0].Name)
+
+	cy := store.User{ID: uuid.NewString(), Name: "cy", Role: store.RoleMember, CreatedAt: t0}
+	taken := store.Token{ID: uuid.NewString(), UserID: cy.ID, Label: "login", Hash: "c1", CreatedAt: t0}
+	require.NoError(t, s.CreateUserWithToken(ctx, cy, taken))
+	dee := store.User{ID: uuid.NewString(), Name: "dee", Role: store.RoleMember, CreatedAt: t0}
+	taken.ID, taken.UserID = uuid.NewString(), dee.ID
+	require.ErrorIs(t, s.CreateUserWithToken(ctx, dee, taken), store.ErrConflict)
+	_, err = s.UserByName(ctx, "dee")
+	require.ErrorIs(t, err, store.ErrNotFound, "both or neither")
 }
 
 func testTokens(t *testing.T, s *store.Store) {
 	ctx := t.Context()
 	u := addUser(t, s, "ada", store.RoleMember)
-	tok := store.Token{ID: uuid.NewString(), UserID: u.ID, Label: "login", Hash: "h1", CreatedAt: t0}
+	tok := store.Token{ID: uuid.NewString(), UserID: u.ID, UserName: "ada", Label: "login", Scope: store.ScopeFull, Hash: "h1", CreatedAt: t0}
 	require.NoError(t, s.CreateToken(ctx, tok))
 	got, owner, err := s.TokenByHash(ctx, "h1")
 	require.NoError(t, err)
 	require.Equal(t, tok, got)
 	require.Equal(t, u, owner)
 
-	expiring := store.Token{ID: uuid.NewString(), UserID: u.ID, Label: "ci", Hash: "h2", CreatedAt: t0, ExpiresAt: t0.Add(time.Hour)}
+	expiring := store.Token{ID: uuid.NewString(), UserID: u.ID, UserName: "ada", Label: "ci", Scope: store.ScopeSSH, Hash: "h2", CreatedAt: t0, ExpiresAt: t0.Add(time.Hour)}
 	require.NoError(t, s.CreateToken(ctx, expiring))
 	require.NoError(t, s.TouchToken(ctx, expiring.ID, t0.Add(time.Minute)))
 	got, _, err = s.TokenByHash(ctx, "h2")
@@ -142,6 +171,57 @@ func testTokens(t *testing.T, s *store.Store) {
 		_, _, err = s.TokenByHash(ctx, hash)
 		require.NoError(t, err)
 	}
+
+	require.Error(t, s.CreateToken(ctx, store.Token{ID: uuid.NewString(), UserID: u.ID, Scope: "all", Hash: "h4", CreatedAt: t0}), "a scope outside the set")
+	eve := addUser(t, s, "eve", store.RoleMember)
+	require.NoError(t, s.CreateToken(ctx, store.Token{ID: uuid.NewString(), UserID: eve.ID, Label: "ci", Hash: "e1", CreatedAt: t0}))
+	mine, err := s.Tokens(ctx, u.ID)
+	require.NoError(t, err)
+	require.Len(t, mine, 3)
+	everybodys, err := s.Tokens(ctx, "")
+	require.NoError(t, err)
+	require.Len(t, everybodys, 4)
+	got, owner, err = s.TokenByID(ctx, tok.ID)
+	require.NoError(t, err)
+	require.Equal(t, tok, got)
+	require.Equal(t, u, owner)
+	require.NoError(t, s.DeleteToken(ctx, tok.ID))
+	require.ErrorIs(t, s.DeleteToken(ctx, tok.ID), store.ErrNotFound)
+	_, _, err = s.TokenByID(ctx, tok.ID)
+	require.ErrorIs(t, err, store.ErrNotFound)
+}
+
+func testShares(t *testing.T, s *store.Store) {
+	ctx := t.Context()
+	ada, bob := addUser(t, s, "ada", store.RoleMember), addUser(t, s, "bob", store.RoleMember)
+	dev := store.Workspace{ID: uuid.NewString(), OwnerID: ada.ID, OwnerName: "ada", Name: "dev", AgentTokenHash: "a1", CreatedAt: t0}
+	require.NoError(t, s.CreateWorkspace(ctx, dev))
+	reached := func(want int) {
+		t.Helper()
+		list, err := s.Workspaces(ctx, bob.ID)
+		require.NoError(t, err)
+		require.Len(t, list, want)
+		shared, err := s.IsShared(ctx, dev.ID, bob.ID)
+		require.NoError(t, err)
+		require.Equal(t, want == 1, shared)
+	}
+	reached(0)
+	for range 2 { // twice is no error
+		require.NoError(t, s.Share(ctx, dev.ID, bob.ID, t0))
+	}
+	reached(1)
+	names, err := s.SharedWith(ctx, dev.ID)
+	require.NoError(t, err)
+	require.Equal(t, []string{"bob"}, names)
+	require.Error(t, s.Share(ctx, "nothing", bob.ID, t0))
+	require.NoError(t, s.Unshare(ctx, dev.ID, bob.ID))
+	require.ErrorIs(t, s.Unshare(ctx, dev.ID, bob.ID), store.ErrNotFound)
+	reached(0)
+
+	require.NoError(t, s.Share(ctx, dev.ID, bob.ID, t0))
+	require.NoError(t, s.DeleteWorkspace(ctx, dev.ID))
+	require.ErrorIs(t, s.DeleteWorkspace(ctx, dev.ID), store.ErrNotFound)
+	reached(0)
 }
 
 func testCodes(t *testing.T, s *store.Store) {
@@ -427,7 +507,7 @@ func TestOpenRefusals(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, db.Close())
 		_, err = store.Open(t.Context(), dir)
-		requireSentence(t, err, dir, "written by a newer Fairlead (schema 9999, this one knows 1)")
+		requireSentence(t, err, dir, "written by a newer Fairlead (schema 9999, this one knows 2)")
 	})
 	t.Run("garbage", func(t *testing.T) {
 		dir := t.TempDir()

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"time"
 )
@@ -14,7 +15,7 @@ type Role string
 const (
 	// RoleAdmin reaches every workspace.
 	RoleAdmin Role = "admin"
-	// RoleMember reaches the workspaces that they own.
+	// RoleMember reaches the workspaces that they own, and those shared with them.
 	RoleMember Role = "member"
 )
 
@@ -59,6 +60,17 @@ func (s *Store) createUser(ctx context.Context, q queryer, u User) error {
 	return nil
 }
 
+// CreateUserWithToken stores u and their first token, or neither. A taken name is
+// ErrConflict.
+func (s *Store) CreateUserWithToken(ctx context.Context, u User, t Token) error {
+	return s.transact(ctx, func(tx *sql.Tx) error {
+		if err := s.createUser(ctx, tx, u); err != nil {
+			return err
+		}
+		return s.createToken(ctx, tx, t)
+	})
+}
+
 // UserByName returns the user of that name, or ErrNotFound.
 func (s *Store) UserByName(ctx context.Context, name string) (User, error) {
 	return s.user(ctx, ` WHERE name = $1`, name)
@@ -91,78 +103,56 @@ func countUsers(ctx context.Context, q queryer) (int, error) {
 	return n, nil
 }
 
-// SetUserDisabled closes or reopens a user's account, or returns ErrNotFound.
-func (s *Store) SetUserDisabled(ctx context.Context, id string, disabled bool) error {
-	if err := affectOne(ctx, s.write, `UPDATE users SET disabled = $1 WHERE id = $2`, disabled, id); err != nil {
-		return fmt.Errorf("disable user: %w", err)
-	}
-	return nil
-}
-
-// Token is a user's credential. Only its hash is stored.
-type Token struct {
-	ID         string // UUID
-	UserID     string
-	Label      string // what it was made for; for people
-	Hash       string // hex SHA-256 of the token, unique
-	CreatedAt  time.Time
-	ExpiresAt  time.Time // zero: never
-	LastUsedAt time.Time // zero: not yet
-}
-
-// CreateToken stores t. A hash that exists is ErrConflict.
-func (s *Store) CreateToken(ctx context.Context, t Token) error {
-	return s.createToken(ctx, s.write, t)
-}
-
-func (s *Store) createToken(ctx context.Context, q queryer, t Token) error {
-	err := s.insert(ctx, q,
-		`INSERT INTO tokens (id, user_id, label, hash, created_at, expires_at, last_used_at)
-		 VALUES ($1, $2, $3, $4, $5, $6, $7)`,
-		t.ID, t.UserID, t.Label, t.Hash, micros(t.CreatedAt), nullMicros(t.ExpiresAt), nullMicros(t.LastUsedAt))
+// Users returns every user in the order of their names.
+func (s *Store) Users(ctx context.Context) ([]User, error) {
+	rows, err := s.read.QueryContext(ctx, `SELECT `+userColumns+` FROM users ORDER BY users.name`)
 	if err != nil {
-		return fmt.Errorf("create token: %w", err)
+		return nil, fmt.Errorf("list users: %w", err)
 	}
-	return nil
-}
-
-// TokenByHash returns the token with that hash and its user, or ErrNotFound.
-func (s *Store) TokenByHash(ctx context.Context, hash string) (Token, User, error) {
-	var (
-		t                 Token
-		created           int64
-		expires, lastUsed sql.NullInt64
-		user              userRow
-	)
-	dest := append([]any{&t.ID, &t.UserID, &t.Label, &t.Hash, &created, &expires, &lastUsed}, user.dest()...)
-	err := s.read.QueryRowContext(ctx,
-		`SELECT tokens.id, tokens.user_id, tokens.label, tokens.hash, tokens.created_at, tokens.expires_at,
-		        tokens.last_used_at, `+userColumns+`
-		 FROM tokens JOIN users ON users.id = tokens.user_id
-		 WHERE tokens.hash = $1`, hash).Scan(dest...)
-	if err != nil {
-		return Token{}, User{}, fmt.Errorf("look up token: %w", scanned(err))
-	}
-	t.CreatedAt, t.ExpiresAt, t.LastUsedAt = fromMicros(created), fromNullMicros(expires), fromNullMicros(lastUsed)
-	return t, user.value(), nil
-}
-
-// TouchToken records that a token was used at that time. A token that is gone is no
-// error.
-func (s *Store) TouchToken(ctx context.Context, id string, at time.Time) error {
-	if _, err := s.write.ExecContext(ctx, `UPDATE tokens SET last_used_at = $1 WHERE id = $2`, micros(at), id); err != nil {
-		return fmt.Errorf("touch token: %w", err)
-	}
-	return nil
-}
-
-// ReplaceToken stores t and removes the user's older tokens of the same label, so that
-// something which needs a token at every start does not collect them.
-func (s *Store) ReplaceToken(ctx context.Context, t Token) error {
-	return s.transact(ctx, func(tx *sql.Tx) error {
-		if _, err := tx.ExecContext(ctx, `DELETE FROM tokens WHERE user_id = $1 AND label = $2`, t.UserID, t.Label); err != nil {
-			return fmt.Errorf("replace token: %w", err)
+	defer rows.Close()
+	var all []User
+	for rows.Next() {
+		var r userRow
+		if err := rows.Scan(r.dest()...); err != nil {
+			return nil, fmt.Errorf("list users: %w", err)
 		}
-		return s.createToken(ctx, tx, t)
+		all = append(all, r.value())
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("list users: %w", err)
+	}
+	return all, nil
+}
+
+// ErrLastAdmin: the change would leave nobody with the admin role and an open account.
+var ErrLastAdmin = errors.New("the last admin must stay")
+
+// UpdateUser stores the role of u and whether the account is closed. ErrNotFound: no
+// such user. ErrLastAdmin: nobody would be left to administer the server.
+func (s *Store) UpdateUser(ctx context.Context, u User) error {
+	return s.transact(ctx, func(tx *sql.Tx) error {
+		before, err := countAdmins(ctx, tx)
+		if err != nil {
+			return err
+		}
+		err = affectOne(ctx, tx, `UPDATE users SET role = $1, disabled = $2 WHERE id = $3`, string(u.Role), u.Disabled, u.ID)
+		if err != nil {
+			return fmt.Errorf("update user: %w", err)
+		}
+		after, err := countAdmins(ctx, tx)
+		if err == nil && after == 0 && before > 0 {
+			err = fmt.Errorf("update user: %w", ErrLastAdmin)
+		}
+		return err
 	})
+}
+
+// countAdmins returns how many admins have an open account.
+func countAdmins(ctx context.Context, q queryer) (int, error) {
+	var n int
+	err := q.QueryRowContext(ctx, `SELECT count(*) FROM users WHERE role = $1 AND NOT disabled`, string(RoleAdmin)).Scan(&n)
+	if err != nil {
+		return 0, fmt.Errorf("count admins: %w", err)
+	}
+	return n, nil
 }

@@ -102,11 +102,13 @@ func (s *Store) WorkspaceByAgentToken(ctx context.Context, hash string) (Workspa
 	return s.workspace(ctx, ` WHERE workspaces.agent_token_hash = $1`, hash)
 }
 
-// Workspaces returns the workspaces of one owner (every owner's when ownerID is empty)
-// in the order of owner and name.
-func (s *Store) Workspaces(ctx context.Context, ownerID string) ([]Workspace, error) {
+// Workspaces returns the workspaces that one user owns or that are shared with them
+// (every workspace when userID is empty) in the order of owner and name.
+func (s *Store) Workspaces(ctx context.Context, userID string) ([]Workspace, error) {
 	rows, err := s.read.QueryContext(ctx, `SELECT `+workspaceColumns+workspaceFrom+
-		` WHERE $1 = '' OR workspaces.owner_id = $1 ORDER BY users.name, workspaces.name`, ownerID)
+		` WHERE $1 = '' OR workspaces.owner_id = $1
+		   OR workspaces.id IN (SELECT workspace_id FROM shares WHERE user_id = $1)
+		  ORDER BY users.name, workspaces.name`, userID)
 	if err != nil {
 		return nil, fmt.Errorf("list workspaces: %w", err)
 	}
@@ -123,6 +125,14 @@ func (s *Store) Workspaces(ctx context.Context, ownerID string) ([]Workspace, er
 		return nil, fmt.Errorf("list workspaces: %w", err)
 	}
 	return all, nil
+}
+
+// DeleteWorkspace removes a workspace with its shares, or returns ErrNotFound.
+func (s *Store) DeleteWorkspace(ctx context.Context, id string) error {
+	if err := affectOne(ctx, s.write, `DELETE FROM workspaces WHERE id = $1`, id); err != nil {
+		return fmt.Errorf("delete workspace: %w", err)
+	}
+	return nil
 }
 
 // SetAgentToken replaces the agent token of a workspace, or returns ErrNotFound.

@@ -1,0 +1,52 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"fairlead.dev/fairlead/sdk"
+)
+
+func newLogout(s streams) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "logout",
+		Short: "Revoke this login's token and forget it",
+		Long: "Revoke this login's token at the server and forget it here. What is connected with the\n" +
+			"token ends. The login is forgotten even when the server cannot be reached.",
+		Args: cobra.NoArgs,
+	}
+	profileName := cmd.Flags().String("profile", "", "login to end (default: the last one)")
+	cmd.RunE = run(func(cmd *cobra.Command, _ []string) error {
+		name, p, err := storedProfile(*profileName)
+		if err != nil {
+			return err
+		}
+		revoked := revokeLogin(cmd, p)
+		if err := removeProfile(name); err != nil {
+			return errors.Join(err, revoked)
+		}
+		if revoked != nil {
+			return fmt.Errorf("the login %s is forgotten here, but its token was not revoked: %w", name, revoked)
+		}
+		fmt.Fprintf(s.out, "Logged out of %s.\n", plain(p.URL))
+		return nil
+	})
+	return cmd
+}
+
+// revokeLogin makes the token of a login void. One that is void already is no error.
+func revokeLogin(cmd *cobra.Command, p profile) error {
+	api, err := sdk.NewClient(p.URL, p.Token)
+	if err != nil {
+		return err
+	}
+	defer api.Close()
+	err = api.RevokeToken(cmd.Context(), sdk.CurrentToken)
+	var e *sdk.Error
+	if errors.As(err, &e) && e.Status == 401 {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,153 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"fairlead.dev/fairlead/sdk"
+)
+
+func newToken(s streams) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "token",
+		Short: "Manage your tokens",
+		Args:  cobra.NoArgs,
+		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(newTokenCreate(s), newTokenList(s), newTokenRevoke(s))
+	return cmd
+}
+
+func newTokenCreate(s streams) *cobra.Command {
+	var tokenFile, scope, user string
+	var life time.Duration
+	cmd := &cobra.Command{
+		Use:   "create LABEL",
+		Short: "Create a token, for a script or another machine",
+		Long: "Create a token. Its scope is what it may be used for, within what you may do: full for\n" +
+			"everything, read to look at things, ssh to list workspaces and connect to them.",
+		Example: "  fairlead token create ci --scope ssh --expires 720h --token-file ci.token",
+		Args:    cobra.ExactArgs(1),
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&tokenFile, "token-file", "", "write the token to this new file (mode 0600) instead of showing it")
+	flags.StringVar(&scope, "scope", "full", "what it may be used for: full, read or ssh")
+	flags.DurationVar(&life, "expires", 0, "how long it is valid, as in 720h (default: for ever)")
+	flags.StringVar(&user, "user", "", "for admins: whose token it is (default: yours)")
+	withAPI(cmd, s, func(cmd *cobra.Command, api *sdk.Client, args []string, asJSON bool) error {
+		req := sdk.CreateTokenRequest{Label: args[0], Scope: scope, User: user}
+		if life < 0 {
+			return withCode(exitUsage, errors.New("--expires cannot be negative"))
+		}
+		if life > 0 {
+			at := time.Now().Add(life)
+			req.ExpiresAt = &at
+		}
+		file, err := newSecretFile(tokenFile)
+		if err != nil {
+			return err
+		}
+		made, err := api.CreateToken(cmd.Context(), req)
+		if err != nil {
+			file.discard()
+			return err
+		}
+		if file != nil {
+			if err := file.write(made.Secret); err != nil {
+				return err
+			}
+			made.Secret = ""
+		}
+		if asJSON {
+			return printJSON(s.out, made)
+		}
+		if file == nil {
+			fmt.Fprintln(s.out, plain(made.Secret))
+		}
+		fmt.Fprintf(s.err, "Token %s of scope %s %s. It is not shown again.\n",
+			plain(made.Token.ID), plain(made.Token.Scope), expiry(made.Token, time.Now()))
+		return nil
+	})
+	return cmd
+}
+
+func newTokenList(s streams) *cobra.Command {
+	var user string
+	var all bool
+	cmd := &cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "List your tokens", Args: cobra.NoArgs}
+	cmd.Flags().StringVar(&user, "user", "", "for admins: list this user's tokens")
+	cmd.Flags().BoolVar(&all, "all", false, "for admins: list everybody's tokens")
+	withAPI(cmd, s, func(cmd *cobra.Command, api *sdk.Client, _ []string, asJSON bool) error {
+		var tokens []sdk.Token
+		var err error
+		if all || user != "" {
+			tokens, err = api.TokensOf(cmd.Context(), user)
+		} else {
+			tokens, err = api.Tokens(cmd.Context())
+		}
+		if err != nil {
+			return err
+		}
+		if asJSON {
+			return printJSON(s.out, append([]sdk.Token{}, tokens...))
+		}
+		return printTokens(s, tokens, time.Now())
+	})
+	return cmd
+}
+
+func printTokens(s streams, tokens []sdk.Token, now time.Time) error {
+	w := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "ID\tUSER\tLABEL\tSCOPE\tAGE\tLAST USED\tEXPIRY")
+	for _, t := range tokens {
+		used := "never"
+		if t.LastUsedAt != nil {
+			used = age(now.Sub(*t.LastUsedAt)) + " ago"
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", plain(t.ID), plain(t.User), plain(t.Label), plain(t.Scope),
+			age(now.Sub(t.CreatedAt)), used, expiry(t, now))
+	}
+	return w.Flush()
+}
+
+func newTokenRevoke(s streams) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "revoke ID",
+		Short: "Revoke a token: what is connected with it ends at once",
+		Long: "Revoke a token: what is connected with it ends at once. The beginning of an id is\n" +
+			"enough when no other of your tokens begins so.",
+		Args: cobra.ExactArgs(1),
+	}
+	withAPI(cmd, s, func(cmd *cobra.Command, api *sdk.Client, args []string, asJSON bool) error {
+		tokens, err := api.Tokens(cmd.Context())
+		if err != nil {
+			return err
+		}
+		id := args[0] // of somebody else's token, perhaps
+		for _, t := range tokens {
+			if !strings.HasPrefix(t.ID, args[0]) {
+				continue
+			}
+			if id != args[0] {
+				return withCode(exitUsage, fmt.Errorf("more than one of your tokens begins with %q", plain(args[0])))
+			}
+			id = t.ID
+		}
+		if err := api.RevokeToken(cmd.Context(), id); err != nil {
+			return err
+		}
+		if asJSON {
+			return printJSON(s.out, struct {
+				ID string `json:"id"`
+			}{id})
+		}
+		fmt.Fprintf(s.out, "Token %s is revoked.\n", plain(id))
+		return nil
+	})
+	return cmd
+}

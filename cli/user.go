@@ -1,0 +1,139 @@
+package cli
+
+import (
+	"fmt"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"fairlead.dev/fairlead/sdk"
+)
+
+func newUser(s streams) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "user",
+		Short: "Manage users (for admins)",
+		Args:  cobra.NoArgs,
+		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(newUserCreate(s), newUserList(s), newUserRole(s),
+		newUserDisable(s, "disable", "Close a user's account: they are logged out at once", true),
+		newUserDisable(s, "enable", "Reopen a user's account", false))
+	return cmd
+}
+
+func newUserCreate(s streams) *cobra.Command {
+	var tokenFile, role string
+	cmd := &cobra.Command{
+		Use:   "create NAME",
+		Short: "Create a user, and the token with which they log in",
+		Args:  cobra.ExactArgs(1),
+	}
+	cmd.Flags().StringVar(&tokenFile, "token-file", "", "write the user's token to this new file (mode 0600) instead of showing it")
+	cmd.Flags().StringVar(&role, "role", "member", "role: member or admin")
+	withAPI(cmd, s, func(cmd *cobra.Command, api *sdk.Client, args []string, asJSON bool) error {
+		file, err := newSecretFile(tokenFile)
+		if err != nil {
+			return err
+		}
+		made, err := api.CreateUser(cmd.Context(), sdk.CreateUserRequest{Name: args[0], Role: role})
+		if err != nil {
+			file.discard()
+			return err
+		}
+		if file != nil {
+			if err := file.write(made.Token); err != nil {
+				return err
+			}
+			made.Token = ""
+		}
+		if asJSON {
+			return printJSON(s.out, made)
+		}
+		fmt.Fprintf(s.out, "User %s (%s) is there. They log in with:\n\n", plain(made.User.Name), plain(made.User.Role))
+		if file != nil {
+			fmt.Fprintf(s.out, "  fairlead login %s --token-file %s\n", api.URL(), tokenFile)
+			return nil
+		}
+		fmt.Fprintf(s.out, "  FAIRLEAD_TOKEN=%s fairlead login %s\n\nThe token is not shown again.\n", plain(made.Token), api.URL())
+		return nil
+	})
+	return cmd
+}
+
+func newUserList(s streams) *cobra.Command {
+	cmd := &cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "List all users", Args: cobra.NoArgs}
+	withAPI(cmd, s, func(cmd *cobra.Command, api *sdk.Client, _ []string, asJSON bool) error {
+		users, err := api.Users(cmd.Context())
+		if err != nil {
+			return err
+		}
+		if asJSON {
+			return printJSON(s.out, append([]sdk.User{}, users...))
+		}
+		now := time.Now()
+		w := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
+		fmt.Fprintln(w, "USER\tROLE\tSTATUS\tAGE")
+		for _, u := range users {
+			status := "open"
+			if u.Disabled {
+				status = "disabled"
+			}
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", plain(u.Name), plain(u.Role), status, age(now.Sub(u.CreatedAt)))
+		}
+		return w.Flush()
+	})
+	return cmd
+}
+
+func newUserDisable(s streams, verb, short string, disabled bool) *cobra.Command {
+	cmd := &cobra.Command{Use: verb + " NAME", Short: short, Args: cobra.ExactArgs(1)}
+	withAPI(cmd, s, func(cmd *cobra.Command, api *sdk.Client, args []string, asJSON bool) error {
+		u, err := api.UpdateUser(cmd.Context(), args[0], sdk.UpdateUserRequest{Disabled: &disabled})
+		if err != nil {
+			return err
+		}
+		if asJSON {
+			return printJSON(s.out, u)
+		}
+		fmt.Fprintf(s.out, "User %s is %sd.\n", plain(u.Name), verb)
+		return nil
+	})
+	return cmd
+}
+
+func newUserRole(s streams) *cobra.Command {
+	cmd := &cobra.Command{Use: "role NAME member|admin", Short: "Change a user's role", Args: cobra.ExactArgs(2)}
+	withAPI(cmd, s, func(cmd *cobra.Command, api *sdk.Client, args []string, asJSON bool) error {
+		u, err := api.UpdateUser(cmd.Context(), args[0], sdk.UpdateUserRequest{Role: &args[1]})
+		if err != nil {
+			return err
+		}
+		if asJSON {
+			return printJSON(s.out, u)
+		}
+		fmt.Fprintf(s.out, "User %s has the role %s.\n", plain(u.Name), plain(u.Role))
+		return nil
+	})
+	return cmd
+}
+
+// withAPI makes f what cmd does, with the API of the chosen login, and adds the flags
+// --profile and --output.
+func withAPI(cmd *cobra.Command, s streams, f func(cmd *cobra.Command, api *sdk.Client, args []string, asJSON bool) error) {
+	profileName := profileFlag(cmd)
+	output := outputFlag(cmd)
+	cmd.RunE = run(func(cmd *cobra.Command, args []string) error {
+		asJSON, err := output()
+		if err != nil {
+			return err
+		}
+		api, err := newAPI(*profileName)
+		if err != nil {
+			return err
+		}
+		defer api.Close()
+		return loginError(f(cmd, api, args, asJSON))
+	})
+}

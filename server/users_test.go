@@ -1,0 +1,197 @@
+package server
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"fairlead.dev/fairlead/sdk"
+	"fairlead.dev/fairlead/server/store"
+)
+
+// refusedAs checks an error of the API.
+func refusedAs(t *testing.T, err error, status int, part string) {
+	t.Helper()
+	var e *sdk.Error
+	require.ErrorAs(t, err, &e)
+	require.Equal(t, status, e.Status, e.Message)
+	require.Contains(t, e.Message, part)
+}
+
+func TestUsers(t *testing.T) {
+	s := run(t, nil)
+	ctx := t.Context()
+	_, rootToken := s.addUser(t, "root", store.RoleAdmin)
+	root := s.client(t, rootToken)
+
+	made, err := root.CreateUser(ctx, sdk.CreateUserRequest{Name: "ada"})
+	require.NoError(t, err)
+	require.Equal(t, "member", made.User.Role)
+	require.NotContains(t, s.log.String(), made.Token)
+	ada := s.client(t, made.Token)
+	me, err := ada.WhoAmI(ctx)
+	require.NoError(t, err)
+	require.Equal(t, made.User, me.User)
+	require.Equal(t, "full", me.Token.Scope)
+	_, err = root.CreateUser(ctx, sdk.CreateUserRequest{Name: "ada"})
+	refusedAs(t, err, 409, "there is a user ada already")
+	_, err = root.CreateUser(ctx, sdk.CreateUserRequest{Name: "Ada"})
+	refusedAs(t, err, 400, sdk.NameRule)
+	_, err = root.CreateUser(ctx, sdk.CreateUserRequest{Name: "eve", Role: "king"})
+	refusedAs(t, err, 400, "neither admin nor member")
+
+	all, err := root.Users(ctx)
+	require.NoError(t, err)
+	require.Len(t, all, 2)
+
+	// The last admin stays.
+	yes, member, admin := true, "member", "admin"
+	_, err = root.UpdateUser(ctx, "root", sdk.UpdateUserRequest{Disabled: &yes})
+	refusedAs(t, err, 409, "root is the last admin")
+	_, err = root.UpdateUser(ctx, "root", sdk.UpdateUserRequest{Role: &member})
+	refusedAs(t, err, 409, "root is the last admin")
+	_, err = root.UpdateUser(ctx, "ada", sdk.UpdateUserRequest{Role: &admin})
+	require.NoError(t, err)
+	_, err = ada.UpdateUser(ctx, "root", sdk.UpdateUserRequest{Disabled: &yes})
+	require.NoError(t, err)
+	_, err = root.Me(ctx)
+	refusedAs(t, err, 403, "disabled")
+	_, err = ada.UpdateUser(ctx, "nobody", sdk.UpdateUserRequest{Disabled: &yes})
+	refusedAs(t, err, 404, "no user of that name")
+}
+
+func TestTokens(t *testing.T) {
+	clock := newClock()
+	s := run(t, func(o *Options) { o.Now = clock.Now })
+	ctx := t.Context()
+	_, rootToken := s.addUser(t, "root", store.RoleAdmin)
+	_, adaToken := s.addUser(t, "ada", store.RoleMember)
+	root, ada := s.client(t, rootToken), s.client(t, adaToken)
+
+	soon := clock.Now().Add(time.Hour)
+	made, err := ada.CreateToken(ctx, sdk.CreateTokenRequest{Label: "ci", Scope: "read", ExpiresAt: &soon})
+	require.NoError(t, err)
+	require.Equal(t, "read", made.Token.Scope)
+	require.Equal(t, soon, *made.Token.ExpiresAt)
+	require.Nil(t, made.Token.LastUsedAt)
+	require.NotContains(t, s.log.String(), made.Secret)
+	ci := s.client(t, made.Secret)
+	_, err = ci.Workspaces(ctx)
+	require.NoError(t, err)
+	_, err = ci.CreateWorkspace(ctx, sdk.CreateWorkspaceRequest{Name: "dev"})
+	refusedAs(t, err, 404, "this token's scope is read")
+
+	mine, err := ada.Tokens(ctx)
+	require.NoError(t, err)
+	require.Len(t, mine, 2)
+	for _, token := range mine {
+		require.Equal(t, "ada", token.User)
+		require.NotNil(t, token.LastUsedAt)
+	}
+	theirs, err := ada.TokensOf(ctx, "root")
+	require.NoError(t, err)
+	require.Equal(t, mine, theirs, "a member sees their own, whoever they ask about")
+	all, err := root.TokensOf(ctx, "")
+	require.NoError(t, err)
+	require.Len(t, all, 3)
+
+	clock.advance(time.Hour)
+	_, err = ci.Me(ctx)
+	require.True(t, sdk.IsCode(err, sdk.CodeTokenExpired), "%v", err)
+
+	past := clock.Now()
+	for _, bad := range []sdk.CreateTokenRequest{
+		{}, {Label: "a\x1bb"}, {Label: string(make([]byte, 100))}, {Label: "x", Scope: "all"}, {Label: "x", ExpiresAt: &past},
+	} {
+		_, err := ada.CreateToken(ctx, bad)
+		refusedAs(t, err, 400, "")
+	}
+	_, err = ada.CreateToken(ctx, sdk.CreateTokenRequest{Label: "x", User: "root"})
+	refusedAs(t, err, 404, "no user")
+	forAda, err := root.CreateToken(ctx, sdk.CreateTokenRequest{Label: "x", User: "ada"})
+	require.NoError(t, err)
+	require.Equal(t, "ada", forAda.Token.User)
+
+	rootMe, err := root.WhoAmI(ctx)
+	require.NoError(t, err)
+	refusedAs(t, ada.RevokeToken(ctx, rootMe.Token.ID), 404, "no such token")
+	refusedAs(t, ada.RevokeToken(ctx, "../users"), 404, "")
+	require.NoError(t, root.RevokeToken(ctx, forAda.Token.ID))
+	_, err = s.client(t, forAda.Secret).Me(ctx)
+	refusedAs(t, err, 401, "not valid")
+	require.NoError(t, ada.RevokeToken(ctx, sdk.CurrentToken))
+	_, err = ada.Me(ctx)
+	refusedAs(t, err, 401, "not valid")
+}
+
+// TestScopedTokenRevokesItself, and nothing else.
+func TestScopedTokenRevokesItself(t *testing.T) {
+	s := run(t, nil)
+	u, token := s.addUser(t, "ada", store.RoleMember)
+	me, err := s.client(t, token).WhoAmI(t.Context())
+	require.NoError(t, err)
+	scoped := s.client(t, s.addToken(t, u, store.ScopeSSH))
+	refusedAs(t, scoped.RevokeToken(t.Context(), me.Token.ID), 404, "scope is ssh")
+	require.NoError(t, scoped.RevokeToken(t.Context(), sdk.CurrentToken))
+}
+
+func TestSharedWorkspace(t *testing.T) {
+	s := run(t, nil)
+	ctx := t.Context()
+	_, adaToken := s.addUser(t, "ada", store.RoleMember)
+	_, bobToken := s.addUser(t, "bob", store.RoleMember)
+	ada, bob := s.client(t, adaToken), s.client(t, bobToken)
+	_, err := ada.CreateWorkspace(ctx, sdk.CreateWorkspaceRequest{Name: "dev"})
+	require.NoError(t, err)
+
+	_, err = ada.Share(ctx, "dev", "nobody")
+	refusedAs(t, err, 404, "no user")
+	_, err = ada.Share(ctx, "dev", "ada")
+	refusedAs(t, err, 400, "owns")
+	with, err := ada.Share(ctx, "dev", "bob")
+	require.NoError(t, err)
+	require.Equal(t, []string{"bob"}, with)
+	list, err := bob.Workspaces(ctx)
+	require.NoError(t, err)
+	require.Len(t, list, 1)
+	_, err = bob.Workspace(ctx, "ada/dev")
+	require.NoError(t, err)
+
+	// A guest reaches it; it is not theirs to manage.
+	_, err = bob.Share(ctx, "ada/dev", "bob")
+	refusedAs(t, err, 404, "no such workspace")
+	_, err = bob.Shares(ctx, "ada/dev")
+	refusedAs(t, err, 404, "no such workspace")
+	_, err = bob.RotateToken(ctx, "ada/dev")
+	refusedAs(t, err, 404, "no such workspace")
+	refusedAs(t, bob.DeleteWorkspace(ctx, "ada/dev"), 404, "no such workspace")
+
+	with, err = ada.Unshare(ctx, "dev", "bob")
+	require.NoError(t, err)
+	require.Empty(t, with)
+	_, err = ada.Unshare(ctx, "dev", "bob")
+	refusedAs(t, err, 404, "not shared with bob")
+	_, err = bob.Workspace(ctx, "ada/dev")
+	refusedAs(t, err, 404, "no such workspace")
+}
+
+func TestRotateAndDelete(t *testing.T) {
+	s := run(t, nil)
+	ctx := t.Context()
+	_, token := s.addUser(t, "ada", store.RoleMember)
+	ada := s.client(t, token)
+	made, err := ada.CreateWorkspace(ctx, sdk.CreateWorkspaceRequest{Name: "dev"})
+	require.NoError(t, err)
+	rotated, err := ada.RotateToken(ctx, "dev")
+	require.NoError(t, err)
+	_, err = s.auth.Authenticate(ctx, made.AgentToken)
+	require.Error(t, err, "the old one is void")
+	_, err = s.auth.Authenticate(ctx, rotated.AgentToken)
+	require.NoError(t, err)
+	require.NotContains(t, s.log.String(), rotated.AgentToken)
+	require.NoError(t, ada.DeleteWorkspace(ctx, "dev"))
+	_, err = s.auth.Authenticate(ctx, rotated.AgentToken)
+	require.Error(t, err)
+	refusedAs(t, ada.DeleteWorkspace(ctx, "dev"), 404, "no such workspace")
+}
