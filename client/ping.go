@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -279,4 +280,11 @@ func (p *pinging) finished() disconnect.Attribution {
 		Initiator:   disconnect.Client,
 		Detail:      fmt.Sprintf("%d of %d pings answered", p.summary.Answered, p.summary.Sent),
 	}
+}
+
+// IsOffline reports whether an error of [Client.Reach] says that the workspace is
+// there, but its agent is not.
+func IsOffline(err error) bool {
+	var refused *tailnet.RefusedError
+	return errors.As(err, &refused) && refused.Code == proto.Refusal_AGENT_OFFLINE
 }
