@@ -45,6 +45,7 @@ func newServer(s streams) *cobra.Command {
 		printAdminCode(s.out, srv)
 		return serve(ctx, again, srv)
 	})
+	cmd.AddCommand(newServerBackup(s), newServerRestore(s))
 	return cmd
 }
 

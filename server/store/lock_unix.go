@@ -27,3 +27,12 @@ func lock(dir string) (release func() error, err error) {
 	}
 	return f.Close, nil
 }
+
+// syncDirectory sees to it that the names in dir are on the disk.
+func syncDirectory(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return stateError(dir, err)
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
