@@ -19,9 +19,10 @@ import (
 // then stopped is closed, and tearDown takes it down), or the transport or the peer
 // ends it (end is set, then done is closed).
 type conn struct {
-	srv *Server
-	nc  *recordingConn
-	sc  *ssh.ServerConn
+	srv     *Server
+	nc      *recordingConn
+	sc      *ssh.ServerConn
+	refused bool // serve none of it: its peer has enough
 
 	end      disconnect.Latch
 	declared atomic.Bool      // end is what the peer said, or proof of what it did
@@ -32,6 +33,7 @@ type conn struct {
 
 	goroutines sync.WaitGroup // everything serve started
 	live       sync.WaitGroup // the members of sessions
+	channels   atomic.Int64   // session channels that are open or still being cleaned up
 
 	mu       sync.Mutex            // guards sessions
 	sessions map[*session]struct{} // those that run something
@@ -166,12 +168,24 @@ func (c *conn) open(ch ssh.NewChannel) {
 }
 
 func (c *conn) openSession(nch ssh.NewChannel) {
+	if c.channels.Add(1) > maxChannels {
+		c.channels.Add(-1)
+		_ = nch.Reject(ssh.ResourceShortage, tooManyChannels)
+		return
+	}
 	ch, requests, err := nch.Accept()
 	if err != nil {
+		c.channels.Add(-1)
 		return // the transport is gone
 	}
 	s := newSession(c, ch)
-	c.goroutines.Go(func() { s.serveRequests(requests) })
+	c.goroutines.Go(func() {
+		defer c.channels.Add(-1)
+		s.serveRequests(requests)
+		if s.kind != "" {
+			<-s.over
+		}
+	})
 }
 
 // register is called before s starts to run something; it reports false when the

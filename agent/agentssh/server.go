@@ -206,9 +206,25 @@ func (s *Server) newConn(nc net.Conn) *conn {
 		_ = nc.Close()
 		return nil
 	}
+	c.refused = s.connsFrom(nc.RemoteAddr()) >= maxPeerConns
 	s.conns[c] = struct{}{}
 	s.connected.Add(1)
 	return c
+}
+
+// connsFrom counts the connections that a peer has; mu is held. Those that are being
+// refused count too, so that refusing is bounded as well.
+func (s *Server) connsFrom(remote net.Addr) (n int) {
+	peer, ok := addrPort(remote)
+	if !ok {
+		return 0
+	}
+	for c := range s.conns {
+		if ap, ok := addrPort(c.nc.RemoteAddr()); ok && ap.Addr() == peer.Addr() {
+			n++
+		}
+	}
+	return n
 }
 
 func (s *Server) serve(c *conn) {
@@ -218,6 +234,10 @@ func (s *Server) serve(c *conn) {
 		defer s.mu.Unlock()
 		delete(s.conns, c)
 	}()
+	if c.refused {
+		c.refuse(attribute(disconnect.LimitExceeded, disconnect.Agent, tooManyConns))
+		return
+	}
 	c.serve()
 }
 

@@ -57,6 +57,7 @@ type session struct {
 	reported  sync.Once
 	breakOnce sync.Once
 	broken    chan struct{} // closed when one of its goroutines panicked
+	over      chan struct{} // closed when run, if it began, has ended
 
 	mu       sync.Mutex // guards signaled
 	signaled map[string]bool
@@ -65,7 +66,7 @@ type session struct {
 func newSession(c *conn, ch ssh.Channel) *session {
 	return &session{
 		c: c, ch: ch, stderr: &lockedWriter{w: ch.Stderr()},
-		gone: make(chan struct{}), broken: make(chan struct{}), signaled: make(map[string]bool),
+		gone: make(chan struct{}), broken: make(chan struct{}), over: make(chan struct{}), signaled: make(map[string]bool),
 	}
 }
 
@@ -84,6 +85,7 @@ func (l *lockedWriter) Write(b []byte) (int, error) {
 // run sees a session that was launched to its end: one log line, one ended call,
 // nothing left of the process group that the client does not want to keep.
 func (s *session) run() {
+	defer close(s.over)
 	defer s.c.forget(s)
 	defer s.ch.Close()
 	defer s.cleanUp()
