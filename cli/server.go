@@ -28,6 +28,7 @@ func newServer(s streams) *cobra.Command {
 			"(--state-dir from FAIRLEAD_STATE_DIR) or from a YAML file (--config).",
 		Args: cobra.NoArgs,
 	}
+	cmd.AddCommand(newServerCheck(s))
 	options := addOptions(cmd, serverOptions(&opts)...)
 	logger := logFlags(cmd, s.err)
 	cmd.RunE = options.run(func(cmd *cobra.Command, _ []string) error {

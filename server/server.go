@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -63,6 +64,7 @@ type Server struct {
 	http        *http.Server
 	fresh       freshConns
 	untrusted   sync.Once // the one warning about a proxy that is not trusted
+	checks      atomic.Int32
 
 	adminCode, adminCodePath string
 
