@@ -196,7 +196,7 @@ func (a *agent) init() error {
 		return fmt.Errorf("join the tailnet: %w", err)
 	}
 	a.node = node
-	a.peers = tailnet.NewPeerBook(tailnet.PeerBookOptions{Remove: node.RemovePeer})
+	a.peers = tailnet.NewPeerBook(tailnet.PeerBookOptions{Remove: node.RemovePeer, OnRemoved: a.peerRemoved})
 	a.companion = companion.NewHost(companion.HostConfig{
 		Instance:    a.instance,
 		Version:     a.opts.Version,

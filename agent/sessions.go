@@ -10,6 +10,7 @@ import (
 	"fairlead.dev/fairlead/agent/proto"
 	"fairlead.dev/fairlead/disconnect"
 	"fairlead.dev/fairlead/tailnet"
+	tailnetproto "fairlead.dev/fairlead/tailnet/proto"
 )
 
 // serveSSH serves SSH inside the tailnet until the node or the server closes.
@@ -81,6 +82,17 @@ func (a *agent) peerEnding(remote net.Addr) (disconnect.Attribution, bool) {
 // clientSaidGoodbye ends what the client has left open.
 func (a *agent) clientSaidGoodbye(peer netip.Addr, g disconnect.Goodbye) {
 	a.ssh.EndPeer(peer, g.On(disconnect.AgentToClient))
+}
+
+// peerRemoved ends the sessions of a client whose right the server has withdrawn. One
+// that left by itself, or has changed, ends its own.
+func (a *agent) peerRemoved(key tailnetproto.NodeKey, why disconnect.Goodbye) {
+	if why.Reason == disconnect.Unknown {
+		return
+	}
+	addr, attr := key.Address(), why.On(disconnect.AgentToClient)
+	a.companion.EndPeer(addr, attr)
+	a.ssh.EndPeer(addr, attr)
 }
 
 // clientIsSilent ends the sessions of a client that was away for too long.

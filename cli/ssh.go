@@ -125,7 +125,9 @@ func validWorkspace(s string) bool {
 
 // cannotReach gives a failure before the session its exit code.
 func (c *sshCommand) cannotReach(err error) error {
-	if attr, ok := disconnect.FromError(err); ok && attr.Reason == disconnect.AuthFailed {
+	attr, _ := disconnect.FromError(err)
+	switch attr.Reason {
+	case disconnect.AuthFailed, disconnect.AuthRevoked, disconnect.AuthExpired:
 		return withCode(exitAuth, err)
 	}
 	return withCode(exitLost, err)

@@ -88,7 +88,7 @@ func Open(ctx context.Context, options Options) (*Client, error) {
 		return nil, fmt.Errorf("start tailnet node: %w", nodeErr)
 	}
 	c.node = node
-	book := tailnet.NewPeerBook(tailnet.PeerBookOptions{Remove: node.RemovePeer})
+	book := tailnet.NewPeerBook(tailnet.PeerBookOptions{Remove: node.RemovePeer, OnRemoved: c.removed})
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	c.stop = stop
 	c.tasks.Go(func() { book.Run(running) })
@@ -96,7 +96,7 @@ func Open(ctx context.Context, options Options) (*Client, error) {
 		Dial: c.dialAfter(link), Node: node, Book: book, Key: key, Logger: c.logger,
 		ConnectType: disconnect.ClientToServer, Initiator: disconnect.Client,
 		StunHost:     options.AccessURL.Hostname(),
-		OnRelayToken: relay.SetToken, OnPresence: c.presence,
+		OnRelayToken: relay.SetToken, OnPresence: c.presence, OnState: c.serverState,
 	})
 	c.controller.Start(running)
 	return c, nil
@@ -163,8 +163,10 @@ func contactFailure(ctx context.Context, access *url.URL, err error) error {
 // the error said besides stays in the attribution.
 func contactText(url string, a disconnect.Attribution) string {
 	switch a.Reason {
-	case disconnect.AuthFailed:
+	case disconnect.AuthFailed, disconnect.AuthRevoked:
 		return "the server at " + url + " does not accept this login: log in again"
+	case disconnect.AuthExpired:
+		return "this login at " + url + " has expired: log in again"
 	case disconnect.ConnectionRefused:
 		return "the server at " + url + " is not running: the connection was refused"
 	case disconnect.DNSFailure:

@@ -274,6 +274,20 @@ func (h *Host) Ending(peer netip.Addr) (disconnect.Attribution, bool) {
 	return disconnect.Attribution{}, false
 }
 
+// EndPeer ends a client for a cause that others told: the server, which withdrew its
+// right. The client is told nothing, for it is a peer no more.
+func (h *Host) EndPeer(peer netip.Addr, a disconnect.Attribution) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	p := h.peers[clean(peer)]
+	if p == nil || !h.endLocked(p, a.On(disconnect.AgentToClient)) {
+		return
+	}
+	if p.stream != nil {
+		p.stream.cut()
+	}
+}
+
 // Close says goodbye to every client as the last frame, waits for it to be read
 // (at most until ctx ends or one second), and stops. It returns when all of the
 // host's goroutines have. Neither callback is called for an ending by Close.

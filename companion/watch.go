@@ -295,6 +295,17 @@ func (w *Watch) Goodbye(ctx context.Context, g disconnect.Goodbye) {
 	w.stop()
 }
 
+// End ends the watch for a cause that others told: the server, which took the right
+// to be here back. The agent is told nothing. It reports whether nothing had ended the
+// watch before, and does not wait.
+func (w *Watch) End(a disconnect.Attribution) bool {
+	if !w.end(a.On(disconnect.AgentToClient)) {
+		return false
+	}
+	w.cancel()
+	return true
+}
+
 // Close cuts the stream without a word and waits for the watch's goroutines. An
 // ending by Close alone is ours, so the watch calls it client_closed.
 func (w *Watch) Close() {

@@ -28,7 +28,10 @@ func (s *Server) authorize(ctx context.Context, client control.Identity, name st
 		return "", denied(err)
 	}
 	if u.Disabled {
-		return "", coordinator.ErrNotFound
+		return "", withdrawnAs(revoked(auth.ErrDisabled.Error()))
+	}
+	if err := s.tokenStands(ctx, client.TokenID); err != nil {
+		return "", err
 	}
 	p := auth.Principal{Kind: auth.KindUser, UserID: u.ID, UserName: u.Name, Role: u.Role}
 	ws, err := s.named(ctx, p, name)
@@ -36,6 +39,29 @@ func (s *Server) authorize(ctx context.Context, client control.Identity, name st
 		return "", denied(err)
 	}
 	return ws.ID, nil
+}
+
+// tokenStands returns why a client's token does not let it in any more, if so: a tunnel
+// lasts no longer than what it was asked for with.
+func (s *Server) tokenStands(ctx context.Context, id string) error {
+	if id == "" {
+		return nil
+	}
+	t, _, err := s.store.TokenByID(ctx, id)
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		return withdrawnAs(revoked("the token was revoked"))
+	case err != nil:
+		return fmt.Errorf("authorize: %w", err)
+	case !t.ExpiresAt.IsZero() && !s.opts.Now().Before(t.ExpiresAt):
+		return withdrawnAs(expired())
+	}
+	return nil
+}
+
+// withdrawnAs denies a right that there was, and says what ended it.
+func withdrawnAs(g disconnect.Goodbye) error {
+	return fmt.Errorf("%w: %w", coordinator.ErrNotFound, &disconnect.EndedError{Attribution: g.On(disconnect.ClientToServer)})
 }
 
 // idLen is the length of a workspace's id.

@@ -58,7 +58,7 @@ func (c *BasicCoordination) AddTunnel(ctx context.Context, workspace string) (Tu
 
 // RemoveTunnel gives a tunnel back: the peer is removed here and, by the server, there.
 func (c *BasicCoordination) RemoveTunnel(key proto.NodeKey) {
-	c.cfg.Book.drop(key, c.cfg.Node.RemovePeer)
+	c.cfg.Book.drop(key, c.cfg.Node.RemovePeer, disconnect.Goodbye{})
 	c.enqueue(&proto.CoordinateRequest{Request: &proto.CoordinateRequest_RemoveTunnel{
 		RemoveTunnel: &proto.RemoveTunnel{NodeKey: key.Bytes()},
 	}})

@@ -187,7 +187,7 @@ func (c *Controller) RemoveTunnel(key proto.NodeKey) {
 		coordination.RemoveTunnel(key)
 		return
 	}
-	c.cfg.Book.drop(key, c.cfg.Node.RemovePeer)
+	c.cfg.Book.drop(key, c.cfg.Node.RemovePeer, disconnect.Goodbye{})
 }
 
 // Presence returns what the server last told of an agent that we have a tunnel to.

@@ -436,7 +436,11 @@ func (c *BasicCoordination) updatePeer(u *proto.PeerUpdate) error {
 	}
 	switch u.GetKind() {
 	case proto.PeerUpdate_DROP:
-		c.cfg.Book.drop(key, c.cfg.Node.RemovePeer)
+		var why disconnect.Goodbye
+		if u.GetGoodbye() != nil {
+			why = wire.ToGoodbye(u.GetGoodbye())
+		}
+		c.cfg.Book.drop(key, c.cfg.Node.RemovePeer, why)
 		c.withdrawn(key)
 	case proto.PeerUpdate_UPSERT:
 		ok, err := c.cfg.Book.upsert(key, u, c.cfg.Node.UpsertPeer)

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"fairlead.dev/fairlead/disconnect"
 	"fairlead.dev/fairlead/tailnet/proto"
 )
 
@@ -20,10 +21,12 @@ const lapseInterval = time.Minute
 type PeerBookOptions struct {
 	// Remove takes a lapsed peer out of the packet engine; required for Run.
 	Remove func(proto.NodeKey)
-	// OnRemoved hears of every peer that left the book, after it left the packet
-	// engine: lapsed tells whether its grant ran out, or the server dropped it. It
-	// must not call back into the book's coordination. May be nil.
-	OnRemoved func(key proto.NodeKey, lapsed bool)
+	// OnRemoved hears of every peer that left the book, just before it leaves the
+	// packet engine: why is the server's word that what is open with it ends, or that
+	// its grant ran out; zero when the peer was given back, or has left or changed. It
+	// must not wait for the network, nor call back into the book's coordination. May
+	// be nil.
+	OnRemoved func(key proto.NodeKey, why disconnect.Goodbye)
 	// Now is the clock; nil: time.Now.
 	Now func() time.Time
 }
@@ -116,7 +119,10 @@ func (b *PeerBook) removeLapsed() {
 	}
 	b.mu.Unlock()
 	for _, key := range lapsed {
-		b.dropChanging(key, b.opts.Remove, true)
+		b.dropChanging(key, b.opts.Remove, disconnect.Goodbye{
+			Reason: disconnect.AuthExpired, Initiator: disconnect.Server,
+			Detail: "the server has not renewed the permission for " + grantLife.String(),
+		})
 	}
 }
 
@@ -172,23 +178,23 @@ func (b *PeerBook) enter(key proto.NodeKey, u *proto.PeerUpdate, full bool) (old
 }
 
 // drop takes a peer out of the book and the packet engine.
-func (b *PeerBook) drop(key proto.NodeKey, remove func(proto.NodeKey)) {
+func (b *PeerBook) drop(key proto.NodeKey, remove func(proto.NodeKey), why disconnect.Goodbye) {
 	b.changing.Lock()
 	defer b.changing.Unlock()
-	b.dropChanging(key, remove, false)
+	b.dropChanging(key, remove, why)
 }
 
 // dropChanging needs b.changing held. The user goes first, so that a connection that
 // still gets through belongs to nobody.
-func (b *PeerBook) dropChanging(key proto.NodeKey, remove func(proto.NodeKey), lapsed bool) {
+func (b *PeerBook) dropChanging(key proto.NodeKey, remove func(proto.NodeKey), why disconnect.Goodbye) {
 	b.mu.Lock()
 	_, existed := b.peers[key]
 	delete(b.peers, key)
 	b.mu.Unlock()
+	if existed && b.opts.OnRemoved != nil {
+		b.opts.OnRemoved(key, why) // the cause is recorded before anything breaks
+	}
 	if remove != nil {
 		remove(key)
-	}
-	if existed && b.opts.OnRemoved != nil {
-		b.opts.OnRemoved(key, lapsed)
 	}
 }

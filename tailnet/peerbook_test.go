@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"fairlead.dev/fairlead/disconnect"
 	"fairlead.dev/fairlead/tailnet/proto"
 )
 
@@ -26,14 +27,14 @@ func TestPeerLapsesADayAfterItsLastGrant(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		renewed, stale := proto.NodeKey{1}, proto.NodeKey{2}
 		type removal struct {
-			key    proto.NodeKey
-			lapsed bool
-			at     time.Time
+			key proto.NodeKey
+			why disconnect.Reason
+			at  time.Time
 		}
 		var removed, told []removal
 		b := NewPeerBook(PeerBookOptions{
 			Remove:    func(k proto.NodeKey) { removed = append(removed, removal{key: k, at: time.Now()}) },
-			OnRemoved: func(k proto.NodeKey, lapsed bool) { told = append(told, removal{key: k, lapsed: lapsed}) },
+			OnRemoved: func(k proto.NodeKey, why disconnect.Goodbye) { told = append(told, removal{key: k, why: why.Reason}) },
 		})
 		ctx, cancel := context.WithCancel(t.Context())
 		var run sync.WaitGroup
@@ -73,7 +74,7 @@ func TestPeerLapsesADayAfterItsLastGrant(t *testing.T) {
 		synctest.Wait()
 		require.Zero(t, b.Len())
 		require.Nil(t, b.Announce())
-		require.Equal(t, []removal{{key: stale, lapsed: true}, {key: renewed, lapsed: true}}, told)
+		require.Equal(t, []removal{{key: stale, why: disconnect.AuthExpired}, {key: renewed, why: disconnect.AuthExpired}}, told)
 		cancel()
 		run.Wait()
 	})
@@ -118,6 +119,6 @@ func TestPeerBookAgreesWithTheEngine(t *testing.T) {
 	b.drop(key, func(proto.NodeKey) {
 		_, ok := b.Principal(key)
 		require.False(t, ok, "a connection that still gets through belongs to nobody")
-	})
+	}, disconnect.Goodbye{})
 	require.Zero(t, b.Len())
 }

@@ -144,18 +144,6 @@ func (a *Auth) authenticateUser(ctx context.Context, bearer string) (Principal, 
 	}, nil
 }
 
-// TokenValid reports whether the token with that id still lets its user in.
-func (a *Auth) TokenValid(ctx context.Context, id string) (bool, error) {
-	t, u, err := a.store.TokenByID(ctx, id)
-	if errors.Is(err, store.ErrNotFound) {
-		return false, nil
-	}
-	if err != nil {
-		return false, fmt.Errorf("look up token: %w", err)
-	}
-	return !u.Disabled && (t.ExpiresAt.IsZero() || a.now().Before(t.ExpiresAt)), nil
-}
-
 // CanReach reports whether p may connect to a workspace and see that it exists: its
 // owner, admins, and the users it is shared with may. An agent reaches nothing, not
 // even itself.

@@ -175,29 +175,6 @@ func TestCanReach(t *testing.T) {
 	require.False(t, auth.CanManage(p, dev))
 }
 
-func TestTokenValid(t *testing.T) {
-	f := setup(t)
-	valid := func(id string) bool {
-		t.Helper()
-		ok, err := f.TokenValid(t.Context(), id)
-		require.NoError(t, err)
-		return ok
-	}
-	u, token := f.user(t, "ada", store.RoleMember, time.Hour)
-	p, err := f.Authenticate(t.Context(), token)
-	require.NoError(t, err)
-	require.Equal(t, store.ScopeFull, p.Scope)
-	require.Equal(t, f.clock.Add(time.Hour), p.ExpiresAt)
-	require.True(t, valid(p.TokenID))
-	require.False(t, valid("nothing"))
-	f.clock = f.clock.Add(time.Hour)
-	require.False(t, valid(p.TokenID))
-	f.clock = f.clock.Add(-time.Hour)
-	u.Disabled = true
-	require.NoError(t, f.store.UpdateUser(t.Context(), u))
-	require.False(t, valid(p.TokenID))
-}
-
 func TestNewUserChecksName(t *testing.T) {
 	f := setup(t)
 	for _, bad := range []string{"", "-a", "A", "a/b", "a b", "a\n", "a\x1b[31m", strings.Repeat("a", 33), "ä"} {

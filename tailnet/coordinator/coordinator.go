@@ -56,9 +56,10 @@ type Config struct {
 	Instance string
 	// Authorize answers whether a client may reach a workspace, named by name or id,
 	// and returns the workspace's id. It is called for every tunnel asked for, every
-	// grant announced and every grant renewed; then client carries only what the
-	// grant does: kind, id and principal. A denial must be ErrNotFound: any other
-	// error means that the question could not be decided, and takes nothing away.
+	// grant announced and every grant renewed; the client's identity has all that it
+	// came with. A denial must be ErrNotFound, which may wrap what to tell those whose
+	// right is gone ([disconnect.FromError]): any other error means that the question
+	// could not be decided, and takes nothing away.
 	Authorize func(ctx context.Context, client control.Identity, workspace string) (workspaceID string, err error)
 	// Offline tells since when, and by what ending, a workspace's agent is away, when
 	// the coordinator itself has not seen it. May be nil.

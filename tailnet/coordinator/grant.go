@@ -15,8 +15,8 @@ import (
 const GrantLife = 24 * time.Hour
 
 const (
-	grantVersion  = 1
-	grantContext  = "fairlead tunnel grant v1\x00"
+	grantVersion  = 2
+	grantContext  = "fairlead tunnel grant v2\x00"
 	maxGrantBytes = 4096
 )
 
@@ -29,19 +29,20 @@ type grant struct {
 	user      string // id of the user behind the client
 	principal string // that user's name
 	workspace string // id
+	token     string // id of the token that the client came with
 	issued    time.Time
 	expires   time.Time
 }
 
 // seal returns the grant's bytes, signed with key. Times are kept to the second.
 func (g grant) seal(key [32]byte) []byte {
-	b := make([]byte, 0, 160+len(g.user)+len(g.principal)+len(g.workspace))
+	b := make([]byte, 0, 160+len(g.user)+len(g.principal)+len(g.workspace)+len(g.token))
 	b = append(b, grantVersion)
 	b = append(b, g.client[:]...)
 	b = append(b, g.agent[:]...)
 	b = binary.BigEndian.AppendUint64(b, uint64(g.issued.Unix()))
 	b = binary.BigEndian.AppendUint64(b, uint64(g.expires.Unix()))
-	for _, text := range []string{g.user, g.principal, g.workspace} {
+	for _, text := range []string{g.user, g.principal, g.workspace, g.token} {
 		b = binary.BigEndian.AppendUint16(b, uint16(len(text)))
 		b = append(b, text...)
 	}
@@ -54,7 +55,7 @@ var errBadGrant = errors.New("the grant is not ours")
 // right still exists.
 func openGrant(key [32]byte, b []byte, now time.Time) (grant, error) {
 	const head = 1 + 32 + 32 + 8 + 8
-	if len(b) < head+3*2+sha256.Size || len(b) > maxGrantBytes {
+	if len(b) < head+4*2+sha256.Size || len(b) > maxGrantBytes {
 		return grant{}, errBadGrant
 	}
 	body, mac := b[:len(b)-sha256.Size], b[len(b)-sha256.Size:]
@@ -65,7 +66,7 @@ func openGrant(key [32]byte, b []byte, now time.Time) (grant, error) {
 	g.issued = time.Unix(int64(binary.BigEndian.Uint64(body[65:73])), 0)
 	g.expires = time.Unix(int64(binary.BigEndian.Uint64(body[73:81])), 0)
 	rest := body[head:]
-	for _, text := range []*string{&g.user, &g.principal, &g.workspace} {
+	for _, text := range []*string{&g.user, &g.principal, &g.workspace, &g.token} {
 		if len(rest) < 2 || len(rest[2:]) < int(binary.BigEndian.Uint16(rest)) {
 			return grant{}, errBadGrant
 		}

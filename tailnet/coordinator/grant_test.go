@@ -7,6 +7,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"fairlead.dev/fairlead/disconnect"
+	"fairlead.dev/fairlead/disconnect/wire"
 	"fairlead.dev/fairlead/tailnet/proto"
 	"fairlead.dev/fairlead/testutil"
 )
@@ -16,7 +18,7 @@ func TestGrantRoundTrip(t *testing.T) {
 	signer := [32]byte{7}
 	issued := time.Unix(1_700_000_000, 0)
 	g := grant{
-		client: newKey().node(), agent: newKey().node(), user: "u1", principal: "alice", workspace: "w1",
+		client: newKey().node(), agent: newKey().node(), user: "u1", principal: "alice", workspace: "w1", token: "t1",
 		issued: issued, expires: issued.Add(GrantLife),
 	}
 	sealed := g.seal(signer)
@@ -122,10 +124,10 @@ func TestAnnouncedPeersWithoutRightAreDropped(t *testing.T) {
 		w := restart(t, map[[2]string]bool{})
 		client := w.join(clientLink("alice"), client.key)
 		client.announce(agent.key, atClient)
-		client.drop(agent.key)
+		client.revoke(agent.key)
 		agent := w.join(agentLink("dev", "a1"), agent.key)
 		agent.announce(client.key, atAgent)
-		agent.drop(client.key)
+		agent.revoke(client.key)
 	})
 	t.Run("withdrawn on one side reaches the other", func(t *testing.T) {
 		w := newWorld(t)
@@ -138,8 +140,15 @@ func TestAnnouncedPeersWithoutRightAreDropped(t *testing.T) {
 		agent.upsert(client.key)
 		w.allow("alice", "dev", false)
 		agent.announce(client.key, atAgent)
-		agent.drop(client.key)
-		client.drop(agent.key)
+		agent.revoke(client.key)
+		client.revoke(agent.key)
+	})
+	t.Run("with a token that was revoked since", func(t *testing.T) {
+		w := restart(t, rights)
+		w.voidToken("token of alice")
+		agent := w.join(agentLink("dev", "a1"), agent.key)
+		agent.announce(client.key, atAgent) // the grant tells the token
+		agent.revoke(client.key)
 	})
 }
 
@@ -187,8 +196,8 @@ func TestRecheckDropsWithdrawnRights(t *testing.T) {
 	w.tunnel(bob, agent, "dev")
 	w.allow("alice", "dev", false)
 	require.NoError(t, w.Recheck(t.Context(), "alice", ""))
-	alice.drop(agent.key)
-	agent.drop(alice.key)
+	alice.revoke(agent.key)
+	agent.revoke(alice.key)
 	bob.silent()
 	w.fail(errDatabase)
 	require.ErrorIs(t, w.Recheck(testutil.Context(t, time.Second), "", "dev"), errDatabase)
@@ -236,6 +245,7 @@ func TestRenewalEveryTwelveHours(t *testing.T) {
 				continue
 			}
 			require.Equal(t, proto.PeerUpdate_DROP, m.GetPeerUpdate().GetKind())
+			require.Equal(t, disconnect.AuthExpired, wire.ToGoodbye(m.GetPeerUpdate().GetGoodbye()).Reason)
 			break
 		}
 		require.InDelta(t, renewInterval+GrantLife, time.Since(start), float64(4*tickInterval))

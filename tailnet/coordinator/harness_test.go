@@ -21,6 +21,7 @@ import (
 
 	"fairlead.dev/fairlead/control"
 	"fairlead.dev/fairlead/disconnect"
+	"fairlead.dev/fairlead/disconnect/wire"
 	"fairlead.dev/fairlead/tailnet/proto"
 )
 
@@ -144,7 +145,8 @@ type world struct {
 
 	mu     sync.Mutex // guards all below
 	rights map[[2]string]bool
-	failed error // what Authorize answers instead
+	void   string // id of a revoked token
+	failed error  // what Authorize answers instead
 }
 
 func newWorld(t *testing.T, change ...func(*Config)) *world {
@@ -183,7 +185,7 @@ func (w *world) authorize(_ context.Context, client control.Identity, workspace 
 	if len(workspace) > 5 && workspace[:5] == "name-" {
 		workspace = workspace[5:]
 	}
-	if client.Kind != control.ClientPeer || !w.rights[[2]string{client.ID, workspace}] {
+	if client.Kind != control.ClientPeer || client.TokenID == w.void || !w.rights[[2]string{client.ID, workspace}] {
 		return "", ErrNotFound
 	}
 	return workspace, nil
@@ -193,6 +195,12 @@ func (w *world) allow(user, workspace string, yes bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.rights[[2]string{user, workspace}] = yes
+}
+
+func (w *world) voidToken(id string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.void = id
 }
 
 func (w *world) fail(err error) {
@@ -320,9 +328,18 @@ func (p *peer) upsert(k key) *proto.PeerUpdate {
 	return p.update(k, proto.PeerUpdate_UPSERT)
 }
 
+// drop expects the removal of the node k next, as no news of an ending.
 func (p *peer) drop(k key) {
 	p.t.Helper()
-	p.update(k, proto.PeerUpdate_DROP)
+	require.Nil(p.t, p.update(k, proto.PeerUpdate_DROP).GetGoodbye())
+}
+
+// revoke expects the removal of the node k next, because a right was withdrawn.
+func (p *peer) revoke(k key) {
+	p.t.Helper()
+	why := wire.ToGoodbye(p.update(k, proto.PeerUpdate_DROP).GetGoodbye())
+	require.Equal(p.t, disconnect.AuthRevoked, why.Reason)
+	require.Equal(p.t, disconnect.Server, why.Initiator)
 }
 
 func (p *peer) update(k key, kind proto.PeerUpdate_Kind) *proto.PeerUpdate {

@@ -64,7 +64,7 @@ func (c *Coordinator) dropOldKeyLocked(key proto.NodeKey, workspace string) {
 	}
 	for _, t := range m.tunnels {
 		if t.agent == m && t.workspace == workspace {
-			c.dropLocked(t, nil)
+			c.dropLocked(t, nil, noNews)
 		}
 	}
 }

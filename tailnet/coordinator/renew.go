@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"time"
+
+	"fairlead.dev/fairlead/disconnect"
 )
 
 // renewLoop keeps relay tokens and grants from lapsing, asks again for rights that
@@ -21,6 +23,13 @@ func (c *Coordinator) renewLoop() {
 			}
 		}
 	}
+}
+
+// lapsed is what a node is told whose peer has not been with the server for so long
+// that its grant has lapsed.
+var lapsed = disconnect.Goodbye{
+	Reason: disconnect.AuthExpired, Initiator: disconnect.Server,
+	Detail: "the permission was not renewed for " + GrantLife.String(),
 }
 
 // renewStreams renews what needs no question, and returns the tunnels whose right is
@@ -46,7 +55,7 @@ func (c *Coordinator) renewStreams() (due []*tunnel) {
 			switch {
 			case t.client != m: // seen from the other side
 			case !now.Before(t.expires):
-				c.dropLocked(t, nil)
+				c.dropLocked(t, nil, lapsed)
 			case !now.Before(t.recheckAt):
 				due = append(due, t)
 			}
@@ -82,7 +91,6 @@ func (c *Coordinator) recheck(ctx context.Context, t *tunnel) error {
 	c.mu.Lock()
 	identity, workspace := t.identity, t.workspace
 	c.mu.Unlock()
-	identity.TokenID = "" // the right is the user's, not the token's
 	id, err := c.authorize(ctx, identity, workspace)
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -90,7 +98,7 @@ func (c *Coordinator) recheck(ctx context.Context, t *tunnel) error {
 		return nil // ended, or became another's, meanwhile
 	}
 	if errors.Is(err, ErrNotFound) || err == nil && id != workspace {
-		c.dropLocked(t, nil)
+		c.dropLocked(t, nil, withdrawn(err))
 		return nil
 	}
 	if err != nil {

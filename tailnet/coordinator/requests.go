@@ -8,6 +8,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"fairlead.dev/fairlead/control"
+	"fairlead.dev/fairlead/disconnect"
 	"fairlead.dev/fairlead/disconnect/wire"
 	"fairlead.dev/fairlead/tailnet/proto"
 )
@@ -140,12 +141,12 @@ func (c *Coordinator) announced(s *session, peer proto.NodeKey, sealed []byte) {
 	}
 	id := s.id
 	if s.isAgent() {
-		id = control.Identity{Kind: control.ClientPeer, ID: g.user, Principal: g.principal}
+		id = control.Identity{Kind: control.ClientPeer, ID: g.user, Principal: g.principal, TokenID: g.token}
 	}
 	workspace, err := c.authorize(s.ctx, id, g.workspace)
 	switch {
 	case errors.Is(err, ErrNotFound) || err == nil && workspace != g.workspace:
-		c.withdraw(s, peer)
+		c.withdraw(s, peer, withdrawn(err))
 		return
 	case err != nil:
 		c.logger.Error("authorize announced peer failed", "peer_id", s.id.ID, "error", err)
@@ -247,7 +248,7 @@ func (c *Coordinator) answerUnprovedLocked(s *session, peer proto.NodeKey) {
 	t := c.members[s.key].tunnels[peer]
 	switch {
 	case t == nil:
-		c.sendDropLocked(s, peer)
+		c.sendDropLocked(s, peer, noNews)
 	case s.isAgent():
 		c.tellAgentLocked(t)
 	default:
@@ -256,15 +257,27 @@ func (c *Coordinator) answerUnprovedLocked(s *session, peer proto.NodeKey) {
 	}
 }
 
+// withdrawn is what to tell about a right that Authorize denies: what its error says,
+// if it does.
+func withdrawn(denied error) disconnect.Goodbye {
+	if a, ok := disconnect.FromError(denied); ok {
+		return a.Goodbye()
+	}
+	return disconnect.Goodbye{
+		Reason: disconnect.AuthRevoked, Initiator: disconnect.Server,
+		Detail: "the right to reach this workspace was withdrawn",
+	}
+}
+
 // withdraw drops an announced peer that may not be one any more, on both sides.
-func (c *Coordinator) withdraw(s *session, peer proto.NodeKey) {
+func (c *Coordinator) withdraw(s *session, peer proto.NodeKey, why disconnect.Goodbye) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !s.live {
 		return
 	}
 	if t := c.members[s.key].tunnels[peer]; t != nil {
-		c.dropLocked(t, s)
+		c.dropLocked(t, s, why)
 	}
-	c.sendDropLocked(s, peer)
+	c.sendDropLocked(s, peer, why)
 }

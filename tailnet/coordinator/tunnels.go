@@ -9,6 +9,7 @@ import (
 
 	"fairlead.dev/fairlead/control"
 	"fairlead.dev/fairlead/disconnect"
+	"fairlead.dev/fairlead/disconnect/wire"
 	"fairlead.dev/fairlead/tailnet/proto"
 )
 
@@ -90,7 +91,7 @@ func (c *Coordinator) tunnelLocked(client, agent proto.NodeKey) *tunnel {
 func (c *Coordinator) issueLocked(t *tunnel, now time.Time) {
 	g := grant{
 		client: t.client.key, agent: t.agent.key,
-		user: t.identity.ID, principal: t.identity.Principal, workspace: t.workspace,
+		user: t.identity.ID, principal: t.identity.Principal, workspace: t.workspace, token: t.identity.TokenID,
 		issued: now, expires: now.Add(GrantLife),
 	}
 	t.grant = g.seal(c.cfg.GrantKey)
@@ -133,12 +134,17 @@ func (c *Coordinator) upsertLocked(to *session, about *member, t *tunnel, princi
 	return c.generation
 }
 
-// sendDropLocked tells a node to remove a peer.
-func (c *Coordinator) sendDropLocked(to *session, key proto.NodeKey) {
+// noNews is for a peer that is removed because the other node left or has changed.
+var noNews disconnect.Goodbye
+
+// sendDropLocked tells a node to remove a peer, and why unless that is no news.
+func (c *Coordinator) sendDropLocked(to *session, key proto.NodeKey, why disconnect.Goodbye) {
 	c.generation++
-	to.send(topic{kind: topicPeer, node: key}, peerUpdate(&proto.PeerUpdate{
-		Kind: proto.PeerUpdate_DROP, Node: &proto.Node{Key: key.Bytes()}, Generation: c.generation,
-	}))
+	u := &proto.PeerUpdate{Kind: proto.PeerUpdate_DROP, Node: &proto.Node{Key: key.Bytes()}, Generation: c.generation}
+	if why != noNews {
+		u.Goodbye = wire.FromGoodbye(why)
+	}
+	to.send(topic{kind: topicPeer, node: key}, peerUpdate(u))
 }
 
 func peerUpdate(u *proto.PeerUpdate) *proto.CoordinateResponse {
@@ -146,14 +152,14 @@ func peerUpdate(u *proto.PeerUpdate) *proto.CoordinateResponse {
 }
 
 // dropLocked ends a tunnel and tells both sides, except the stream that asked for it.
-func (c *Coordinator) dropLocked(t *tunnel, except *session) {
+func (c *Coordinator) dropLocked(t *tunnel, except *session, why disconnect.Goodbye) {
 	delete(t.client.tunnels, t.agent.key)
 	delete(t.agent.tunnels, t.client.key)
 	if s := t.agent.session; s != nil && s != except {
-		c.sendDropLocked(s, t.client.key)
+		c.sendDropLocked(s, t.client.key, why)
 	}
 	if s := t.clientLive(); s != nil && s != except {
-		c.sendDropLocked(s, t.agent.key)
+		c.sendDropLocked(s, t.agent.key, why)
 	}
 	c.forgetLocked(t.client)
 	c.forgetLocked(t.agent)
@@ -214,7 +220,7 @@ func (c *Coordinator) changeOwnerLocked(m *member, id control.Identity) {
 		asClient := t.client == m && id.Kind == control.ClientPeer && t.identity.ID == id.ID
 		asAgent := t.agent == m && id.Kind == control.AgentPeer && t.workspace == id.ID
 		if !asClient && !asAgent {
-			c.dropLocked(t, nil)
+			c.dropLocked(t, nil, noNews)
 		}
 	}
 }
@@ -294,7 +300,7 @@ func (c *Coordinator) removeTunnel(s *session, peer proto.NodeKey) {
 	}
 	if t := c.members[s.key].tunnels[peer]; t != nil {
 		// The one who asked hears it too: an update of that peer may be on its way.
-		c.dropLocked(t, nil)
+		c.dropLocked(t, nil, noNews)
 	}
 }
 
@@ -305,7 +311,7 @@ func (c *Coordinator) leave(s *session) {
 	defer c.mu.Unlock()
 	if s.live && !s.isAgent() {
 		for _, t := range c.members[s.key].tunnels {
-			c.dropLocked(t, s)
+			c.dropLocked(t, s, noNews)
 		}
 	}
 	c.unliveLocked(s)

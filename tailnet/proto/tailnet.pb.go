@@ -961,7 +961,10 @@ type PeerUpdate struct {
 	Principal string `protobuf:"bytes,4,opt,name=principal,proto3" json:"principal,omitempty"`
 	// grant is the server's signed permission for this pair of nodes. A node keeps
 	// it and announces it after a reconnect; it lapses 24 h after issue.
-	Grant         []byte `protobuf:"bytes,5,opt,name=grant,proto3" json:"grant,omitempty"`
+	Grant []byte `protobuf:"bytes,5,opt,name=grant,proto3" json:"grant,omitempty"`
+	// goodbye says why of a DROP by which the server ends what is open between the two
+	// nodes. Without it the other node left, or has changed: no news of an ending.
+	Goodbye       *wire.Goodbye `protobuf:"bytes,6,opt,name=goodbye,proto3" json:"goodbye,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1027,6 +1030,13 @@ func (x *PeerUpdate) GetPrincipal() string {
 func (x *PeerUpdate) GetGrant() []byte {
 	if x != nil {
 		return x.Grant
+	}
+	return nil
+}
+
+func (x *PeerUpdate) GetGoodbye() *wire.Goodbye {
+	if x != nil {
+		return x.Goodbye
 	}
 	return nil
 }
@@ -1529,7 +1539,7 @@ const file_tailnet_proto_tailnet_proto_rawDesc = "" +
 	"\vrelay_token\x18\x01 \x01(\tR\n" +
 	"relayToken\x129\n" +
 	"\n" +
-	"expires_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\"\xfd\x01\n" +
+	"expires_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\"\xb8\x02\n" +
 	"\n" +
 	"PeerUpdate\x128\n" +
 	"\x04kind\x18\x01 \x01(\x0e2$.fairlead.tailnet.v1.PeerUpdate.KindR\x04kind\x12-\n" +
@@ -1538,7 +1548,8 @@ const file_tailnet_proto_tailnet_proto_rawDesc = "" +
 	"generation\x18\x03 \x01(\x04R\n" +
 	"generation\x12\x1c\n" +
 	"\tprincipal\x18\x04 \x01(\tR\tprincipal\x12\x14\n" +
-	"\x05grant\x18\x05 \x01(\fR\x05grant\"2\n" +
+	"\x05grant\x18\x05 \x01(\fR\x05grant\x129\n" +
+	"\agoodbye\x18\x06 \x01(\v2\x1f.fairlead.disconnect.v1.GoodbyeR\agoodbye\"2\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\n" +
 	"\n" +
@@ -1625,7 +1636,8 @@ var file_tailnet_proto_tailnet_proto_goTypes = []any{
 	(*DERPMap)(nil),               // 20: fairlead.tailnet.v1.DERPMap
 	(*DERPRegion)(nil),            // 21: fairlead.tailnet.v1.DERPRegion
 	(*timestamppb.Timestamp)(nil), // 22: google.protobuf.Timestamp
-	(*wire.Attribution)(nil),      // 23: fairlead.disconnect.v1.Attribution
+	(*wire.Goodbye)(nil),          // 23: fairlead.disconnect.v1.Goodbye
+	(*wire.Attribution)(nil),      // 24: fairlead.disconnect.v1.Attribution
 }
 var file_tailnet_proto_tailnet_proto_depIdxs = []int32{
 	4,  // 0: fairlead.tailnet.v1.CoordinateRequest.proof:type_name -> fairlead.tailnet.v1.Proof
@@ -1645,22 +1657,23 @@ var file_tailnet_proto_tailnet_proto_depIdxs = []int32{
 	22, // 14: fairlead.tailnet.v1.Admitted.expires_at:type_name -> google.protobuf.Timestamp
 	0,  // 15: fairlead.tailnet.v1.PeerUpdate.kind:type_name -> fairlead.tailnet.v1.PeerUpdate.Kind
 	2,  // 16: fairlead.tailnet.v1.PeerUpdate.node:type_name -> fairlead.tailnet.v1.Node
-	16, // 17: fairlead.tailnet.v1.TunnelReply.refusal:type_name -> fairlead.tailnet.v1.Refusal
-	1,  // 18: fairlead.tailnet.v1.Refusal.code:type_name -> fairlead.tailnet.v1.Refusal.Code
-	22, // 19: fairlead.tailnet.v1.Refusal.offline_since:type_name -> google.protobuf.Timestamp
-	23, // 20: fairlead.tailnet.v1.Refusal.ending:type_name -> fairlead.disconnect.v1.Attribution
-	23, // 21: fairlead.tailnet.v1.Presence.ending:type_name -> fairlead.disconnect.v1.Attribution
-	22, // 22: fairlead.tailnet.v1.Presence.at:type_name -> google.protobuf.Timestamp
-	21, // 23: fairlead.tailnet.v1.DERPMap.regions:type_name -> fairlead.tailnet.v1.DERPRegion
-	3,  // 24: fairlead.tailnet.v1.TailnetService.Coordinate:input_type -> fairlead.tailnet.v1.CoordinateRequest
-	19, // 25: fairlead.tailnet.v1.TailnetService.StreamDERPMaps:input_type -> fairlead.tailnet.v1.StreamDERPMapsRequest
-	11, // 26: fairlead.tailnet.v1.TailnetService.Coordinate:output_type -> fairlead.tailnet.v1.CoordinateResponse
-	20, // 27: fairlead.tailnet.v1.TailnetService.StreamDERPMaps:output_type -> fairlead.tailnet.v1.DERPMap
-	26, // [26:28] is the sub-list for method output_type
-	24, // [24:26] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	23, // 17: fairlead.tailnet.v1.PeerUpdate.goodbye:type_name -> fairlead.disconnect.v1.Goodbye
+	16, // 18: fairlead.tailnet.v1.TunnelReply.refusal:type_name -> fairlead.tailnet.v1.Refusal
+	1,  // 19: fairlead.tailnet.v1.Refusal.code:type_name -> fairlead.tailnet.v1.Refusal.Code
+	22, // 20: fairlead.tailnet.v1.Refusal.offline_since:type_name -> google.protobuf.Timestamp
+	24, // 21: fairlead.tailnet.v1.Refusal.ending:type_name -> fairlead.disconnect.v1.Attribution
+	24, // 22: fairlead.tailnet.v1.Presence.ending:type_name -> fairlead.disconnect.v1.Attribution
+	22, // 23: fairlead.tailnet.v1.Presence.at:type_name -> google.protobuf.Timestamp
+	21, // 24: fairlead.tailnet.v1.DERPMap.regions:type_name -> fairlead.tailnet.v1.DERPRegion
+	3,  // 25: fairlead.tailnet.v1.TailnetService.Coordinate:input_type -> fairlead.tailnet.v1.CoordinateRequest
+	19, // 26: fairlead.tailnet.v1.TailnetService.StreamDERPMaps:input_type -> fairlead.tailnet.v1.StreamDERPMapsRequest
+	11, // 27: fairlead.tailnet.v1.TailnetService.Coordinate:output_type -> fairlead.tailnet.v1.CoordinateResponse
+	20, // 28: fairlead.tailnet.v1.TailnetService.StreamDERPMaps:output_type -> fairlead.tailnet.v1.DERPMap
+	27, // [27:29] is the sub-list for method output_type
+	25, // [25:27] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_tailnet_proto_tailnet_proto_init() }
