@@ -103,6 +103,7 @@ func newRoot(s streams) *cobra.Command {
 		newLogin(s), newLogout(s), newWhoami(s), newUser(s), newToken(s),
 		newLs(s), newWorkspace(s), newSSH(s), newPing(s), newConfigSSH(s), newVersion(s),
 	)
+	addCompletions(root)
 	return root
 }
 
