@@ -33,6 +33,18 @@ test: ## every test
 	@test -n "$(RACE)" || echo "No C compiler found: testing without the race detector."
 	$(GO) test $(RACE) -tags $(TAGS) -timeout 10m ./...
 
+FUZZTIME ?= 1m
+
+# go runs one fuzz target at a time. What it finds is kept in testdata/fuzz of the
+# package and is from then on a case of "make test".
+.PHONY: fuzz
+fuzz: ## every parser of bytes from the network, for FUZZTIME each
+	@set -e; grep -rn --include='*_test.go' '^func Fuzz' . | sed 's|:[0-9]*:func | |; s|(.*||' | sort | \
+	while read -r file target; do \
+		echo "fuzz: $$target in $$(dirname "$$file")"; \
+		$(GO) test -tags $(TAGS) -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$(dirname "$$file")"; \
+	done
+
 .PHONY: bench
 bench: build ## measure beside stock OpenSSH; docs/performance.md explains the figures
 	$(GO) run -tags $(TAGS) ./tests/bench -binary $(BINARY)

@@ -87,16 +87,25 @@ func (c *conn) readHello() error {
 	if err := c.afterRead(n, err); err != nil {
 		return err
 	}
-	size := binary.BigEndian.Uint32(head[1:derp.FrameHeaderLen])
-	if derp.FrameType(head[0]) != derp.FrameClientInfo || size < minHello || size > maxHello {
+	claim, ok := helloKey(head)
+	if !ok {
 		return c.cut(disconnect.ProtocolError, c.peer, "the first relay frame is not client info")
 	}
-	if proto.NodeKey(head[derp.FrameHeaderLen:]) != c.key {
+	if claim != c.key {
 		return c.cut(disconnect.AuthFailed, disconnect.Server, "the relay token is for another node key")
 	}
 	c.hello = head
 	c.claimed.Store(true)
 	return nil
+}
+
+// helloKey returns the node key that the head of a first frame, helloLen bytes, names.
+func helloKey(head []byte) (proto.NodeKey, bool) {
+	size := binary.BigEndian.Uint32(head[1:derp.FrameHeaderLen])
+	if derp.FrameType(head[0]) != derp.FrameClientInfo || size < minHello || size > maxHello {
+		return proto.NodeKey{}, false
+	}
+	return proto.NodeKey(head[derp.FrameHeaderLen:]), true
 }
 
 // afterRead notes the life sign or the ending of a read.
