@@ -58,6 +58,7 @@ var floors = []struct {
 	}},
 	{1, []string{
 		"disconnect/wire",
+		"metrics",
 		"wsconn",
 		"sdk",
 		"pty",
@@ -137,6 +138,8 @@ var thirdParty = []struct {
 	{"github.com/mattn/go-sqlite3", nil, "cgo ruins cross builds"},
 	{"database/sql/...", []string{"server/store"}, "there is no SQL above the store"},
 	{"github.com/pressly/goose/...", []string{"server/store"}, "the store migrates itself"},
+	{"github.com/prometheus/...", []string{"metrics"}, "one place decides what a metric is called and how many series it may have"},
+	{"net/http/pprof", []string{"metrics"}, "it adds itself to the default mux, and shows what nobody else should see"},
 	{"github.com/spf13/...", []string{"cli"}, "commands and flags live in cli"},
 	{"github.com/creack/pty", []string{"pty"}, "platform differences of terminals stay in pty"},
 	{"log", []string{"cli"}, "there is one logger, log/slog; cli silences the other, which net/http writes to"},

@@ -63,6 +63,8 @@ type Options struct {
 	ShutdownTimeout time.Duration
 	ContextConfig   agentcontextconfig.Config
 	HTTPClient      *http.Client
+	// Ended is told how each control link and each session ended; nil: nobody is.
+	Ended func(disconnect.Attribution)
 
 	retryFirst, retryLast time.Duration // for tests; see connect.go
 }
@@ -169,6 +171,9 @@ func withDefaults(opts Options) Options {
 	}
 	if opts.retryFirst <= 0 {
 		opts.retryFirst, opts.retryLast = firstRetry, lastRetry
+	}
+	if opts.Ended == nil {
+		opts.Ended = func(disconnect.Attribution) {}
 	}
 	if opts.HTTPClient == nil {
 		opts.HTTPClient = http.DefaultClient

@@ -32,6 +32,7 @@ func (a *agent) reportConnection(id uuid.UUID, kind proto.Connection_Type, ip st
 func (a *agent) trackConnection(id uuid.UUID, kind proto.Connection_Type, ip, principal string) (ended func(disconnect.Attribution, int)) {
 	end := a.openConnection(&proto.Connection{Id: id[:], Type: kind, Ip: ip, Principal: principal})
 	return func(attr disconnect.Attribution, exitCode int) {
+		a.opts.Ended(attr.On(disconnect.AgentToClient))
 		reason := disconnect.Scrub(attr.Detail)
 		if reason == "" {
 			reason = attr.Reason.String() // never recorded as empty

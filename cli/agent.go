@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,6 +14,8 @@ import (
 
 	"fairlead.dev/fairlead/agent"
 	"fairlead.dev/fairlead/agent/agentcontextconfig"
+	"fairlead.dev/fairlead/disconnect"
+	"fairlead.dev/fairlead/metrics"
 	"fairlead.dev/fairlead/sdk"
 )
 
@@ -28,7 +31,7 @@ func newAgent(s streams) *cobra.Command {
 	}
 	options := addOptions(cmd, opts.table()...)
 	logger := logFlags(cmd, s.err)
-	cmd.RunE = options.run(func(cmd *cobra.Command, _ []string) error {
+	cmd.RunE = options.run(func(cmd *cobra.Command, _ []string) (err error) {
 		log, err := logger()
 		if err != nil {
 			return err
@@ -41,10 +44,15 @@ func newAgent(s streams) *cobra.Command {
 		if err != nil {
 			return withCode(exitUsage, err)
 		}
+		ended, closeMetrics, err := opts.metrics(cmd.Context(), log)
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, closeMetrics()) }()
 		a, err := agent.New(agent.Options{
 			AccessURL: u, Token: token, StateDir: opts.stateDir, Logger: log, Version: softwareVersion(),
 			ForceRelay: opts.forceRelay, OutageLimit: opts.outageLimit, ShutdownTimeout: opts.shutdownTimeout,
-			ContextConfig: agentcontextconfig.ConfigFromEnv(),
+			ContextConfig: agentcontextconfig.ConfigFromEnv(), Ended: ended,
 		})
 		if err != nil {
 			return err
@@ -56,9 +64,9 @@ func newAgent(s streams) *cobra.Command {
 
 // agentOptions are the options of `fairlead agent`.
 type agentOptions struct {
-	url, token, tokenFile, stateDir string
-	forceRelay                      bool
-	outageLimit, shutdownTimeout    time.Duration
+	url, token, tokenFile, stateDir, metricsListen string
+	forceRelay                                     bool
+	outageLimit, shutdownTimeout                   time.Duration
 }
 
 // table is the option table of `fairlead agent`.
@@ -70,9 +78,24 @@ func (o *agentOptions) table() []option {
 		{name: "token-file", value: &o.tokenFile, usage: "file that holds the agent's token"},
 		{name: "state-dir", value: &o.stateDir, usage: "directory of the agent's keys", shown: shownStateDir("agent")},
 		{name: "force-relay", value: &o.forceRelay, usage: "keep all traffic on the relay, never direct"},
+		{name: "metrics-listen", value: &o.metricsListen, usage: "address and port of /metrics, and of pprof if it is loopback; empty turns both off"},
 		{name: "outage-limit", value: &o.outageLimit, usage: "how long a client may be out of reach before its sessions end"},
 		{name: "shutdown-timeout", value: &o.shutdownTimeout, usage: "how long a stop may take"},
 	}
+}
+
+// metrics serves the agent's metrics if they are wanted, and returns what counts an
+// ending.
+func (o *agentOptions) metrics(ctx context.Context, log *slog.Logger) (ended func(disconnect.Attribution), closeAll func() error, err error) {
+	if o.metricsListen == "" {
+		return nil, func() error { return nil }, nil
+	}
+	set := metrics.New(softwareVersion())
+	listener, err := metrics.Listen(ctx, o.metricsListen, set, log)
+	if err != nil {
+		return nil, nil, err
+	}
+	return set.Ended, listener.Close, nil
 }
 
 // serveAgent runs a until a signal or until it gives up.

@@ -61,6 +61,7 @@ func serverOptions(opts *server.Options) []option {
 		{name: "behind-proxy", value: &opts.BehindProxy, usage: "a proxy in front does TLS"},
 		{name: "trusted-proxies", value: &opts.TrustedProxies, usage: "addresses and networks of proxies whose X-Forwarded-For counts", shown: "with behind-proxy: this host"},
 		{name: "insecure-http", value: &opts.InsecureHTTP, usage: "serve plain HTTP beyond loopback"},
+		{name: "metrics-listen", value: &opts.MetricsListen, usage: "address and port of /metrics, and of pprof if it is loopback; empty turns both off"},
 		{name: "tls-cert", value: &opts.TLSCert, usage: "TLS certificate (PEM file); read anew when it changes"},
 		{name: "tls-key", value: &opts.TLSKey, usage: "TLS key (PEM file)"},
 	}

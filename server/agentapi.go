@@ -23,6 +23,8 @@ const maxHostKey = 4 << 10
 
 // agentAPI is what agents ask of the server over their control link.
 type agentAPI struct {
+	ended func(disconnect.Attribution) // counts one
+
 	proto.UnimplementedAgentServiceServer
 	store  *store.Store
 	logger *slog.Logger
@@ -121,7 +123,9 @@ func (a *agentAPI) ReportConnection(ctx context.Context, req *proto.ReportConnec
 		return &proto.ReportConnectionResponse{}, nil
 	}
 	attrs = append(attrs, slog.Int("status_code", int(c.GetStatusCode())))
-	reportedEnding(c).Log(ctx, a.logger, "connection ended", attrs...)
+	ending := reportedEnding(c)
+	a.ended(ending)
+	ending.Log(ctx, a.logger, "connection ended", attrs...)
 	return &proto.ReportConnectionResponse{}, nil
 }
 

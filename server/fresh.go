@@ -4,6 +4,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 )
 
 // freshConns knows the connections that have not sent a whole request yet. On
@@ -13,6 +14,8 @@ type freshConns struct {
 	mu    sync.Mutex // guards conns and over
 	conns map[net.Conn]struct{}
 	over  bool
+
+	silent atomic.Int64 // how many ended that way
 }
 
 // note is the server's ConnState hook.
@@ -20,6 +23,9 @@ func (f *freshConns) note(conn net.Conn, state http.ConnState) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if state != http.StateNew {
+		if _, fresh := f.conns[conn]; fresh && state == http.StateClosed {
+			f.silent.Add(1)
+		}
 		delete(f.conns, conn)
 		return
 	}

@@ -157,6 +157,7 @@ func (s *Server) attend(link *control.Link, p auth.Principal, remote string, sta
 	s.untilExpired(link, p)
 	<-link.Done()
 	ending := link.Ending().On(leg)
+	s.meters.set.Ended(ending)
 	if isAgent {
 		s.presence.ended(p.WorkspaceID, link, ending)
 	}

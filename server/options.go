@@ -43,7 +43,10 @@ type Options struct {
 	Local bool
 	// Version is the software version that every answer names.
 	Version string
-	Logger  *slog.Logger // nil discards
+	// MetricsListen is the address and port of /metrics and, at a loopback address,
+	// pprof; empty turns both off.
+	MetricsListen string
+	Logger        *slog.Logger // nil discards
 	// Now is the clock of tokens and codes; nil: time.Now.
 	Now func() time.Time
 }

@@ -164,6 +164,7 @@ func (s *Server) authenticate(ctx context.Context, header string) (auth.Principa
 func (s *Server) border(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set(sdk.HeaderVersion, s.opts.Version)
+		defer func() { s.meters.countRefusal(w.Header()) }()
 		defer func() {
 			v := recover()
 			if v == nil {

@@ -19,6 +19,7 @@ import (
 	agentproto "fairlead.dev/fairlead/agent/proto"
 	"fairlead.dev/fairlead/control"
 	"fairlead.dev/fairlead/disconnect"
+	"fairlead.dev/fairlead/metrics"
 	"fairlead.dev/fairlead/server/auth"
 	"fairlead.dev/fairlead/server/store"
 	"fairlead.dev/fairlead/tailnet/coordinator"
@@ -68,6 +69,9 @@ type Server struct {
 
 	adminCode, adminCodePath string
 
+	meters  *meters
+	metrics *metrics.Listener // nil: off
+
 	background context.Context // ends when Close begins
 	stop       context.CancelFunc
 	work       sync.WaitGroup // the presence watch, and one of each control link
@@ -115,6 +119,7 @@ func (s *Server) start(ctx context.Context) (err error) {
 		return err
 	}
 	s.auth = auth.New(auth.Options{Store: s.store, StateDir: s.opts.StateDir, Logger: s.logger, Now: s.opts.Now})
+	s.meters = s.newMeters()
 	s.startSTUN()
 	if err := s.startTailnet(ctx); err != nil {
 		return err
@@ -127,6 +132,7 @@ func (s *Server) start(ctx context.Context) (err error) {
 			agentproto.RegisterAgentServiceServer(r, api)
 		},
 	})
+	api.ended = s.meters.set.Ended
 	s.http = &http.Server{
 		Handler:           s.handler(),
 		ReadHeaderTimeout: headerTimeout,
@@ -139,6 +145,11 @@ func (s *Server) start(ctx context.Context) (err error) {
 		Protocols:         new(http.Protocols),
 	}
 	s.http.Protocols.SetHTTP1(true)
+	if s.opts.MetricsListen != "" {
+		if s.metrics, err = metrics.Listen(ctx, s.opts.MetricsListen, s.meters.set, s.logger); err != nil {
+			return err
+		}
+	}
 	if !s.opts.Local {
 		if s.adminCode, s.adminCodePath, err = s.auth.FirstCode(ctx); err != nil {
 			return err
@@ -174,9 +185,10 @@ func (s *Server) startTailnet(ctx context.Context) error {
 	}
 	s.signer = relay.NewTokenSigner(relayKey)
 	s.relay = relay.New(relay.Config{
-		Logger: s.logger, // the relay writes down its connections' ends itself
-		Admit:  func(token string) (proto.NodeKey, error) { return s.signer.Verify(token, s.opts.Now()) },
-		Peer:   s.relayPeer,
+		Logger:  s.logger, // the relay writes down its connections' ends itself
+		Admit:   func(token string) (proto.NodeKey, error) { return s.signer.Verify(token, s.opts.Now()) },
+		Peer:    s.relayPeer,
+		Witness: s.meters.witness,
 		Refuse: func(w http.ResponseWriter, r *http.Request, status int, reason disconnect.Reason, message string) {
 			writeError(w, r, s.logger, &refusal{status, reason.String(), message, reason})
 		},
@@ -307,11 +319,11 @@ func (s *Server) close(ctx context.Context) error {
 	return nil
 }
 
-// closePorts closes STUN, and the listener if Serve never took it.
+// closePorts closes STUN and metrics, and the listener if Serve never took it.
 func (s *Server) closePorts() error {
-	var err error
+	err := s.metrics.Close()
 	if s.stun != nil {
-		err = s.stun.Close()
+		err = errors.Join(err, s.stun.Close())
 	}
 	if s.listener != nil {
 		if e := s.listener.Close(); !errors.Is(e, net.ErrClosed) {
