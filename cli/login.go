@@ -16,6 +16,7 @@ import (
 
 func newLogin(s streams) *cobra.Command {
 	var code, tokenFile, name, user string
+	var insecure bool
 	cmd := &cobra.Command{
 		Use:   "login URL",
 		Short: "Log in to a server and remember it",
@@ -30,10 +31,14 @@ func newLogin(s streams) *cobra.Command {
 	flags.StringVar(&tokenFile, "token-file", "", "file that holds a token")
 	flags.StringVar(&name, "profile", "default", "name under which to remember this login")
 	flags.StringVar(&user, "user", "", "with --code: the name of the first user (default admin)")
+	flags.BoolVar(&insecure, "insecure-http", false, "send secrets over plain HTTP beyond loopback")
 	cmd.RunE = run(func(cmd *cobra.Command, args []string) error {
 		u, err := sdk.ParseURL(args[0])
 		if err != nil {
 			return withCode(exitUsage, err)
+		}
+		if plainBeyondLoopback(u) && !insecure {
+			return withCode(exitUsage, fmt.Errorf("refusing to log in to %s: plain HTTP would show your token to everybody on the way; use https, or --insecure-http to accept the risk", u))
 		}
 		p, err := logIn(cmd.Context(), s, u.String(), code, tokenFile, user)
 		if err != nil {

@@ -245,7 +245,16 @@ func (c *Client) unreachable(err error) error {
 	case errors.Is(err, io.EOF):
 		why = "it closed the connection without an answer"
 	}
-	return &Error{Code: CodeUnreachable, Err: err, Message: fmt.Sprintf("cannot reach the server at %s: %s", c.base, disconnect.Scrub(why))}
+	return &Error{Code: CodeUnreachable, Err: err, Message: fmt.Sprintf("cannot reach the server at %s%s: %s", c.base, c.through(), disconnect.Scrub(why))}
+}
+
+// through names the proxy that the environment prescribes, without its password.
+func (c *Client) through() string {
+	proxy, err := http.ProxyFromEnvironment(&http.Request{URL: c.base})
+	if err != nil || proxy == nil {
+		return ""
+	}
+	return disconnect.Scrub(" through the proxy " + proxy.Redacted())
 }
 
 // isForeign reports whether an error of net/http means that the other end speaks

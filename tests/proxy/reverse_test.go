@@ -1,0 +1,171 @@
+package proxy
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// fromDeploy reads a file of deploy/ and replaces what differs between the machine of
+// the documentation and that of the test. All of it must be there.
+func fromDeploy(t *testing.T, name string, replacements ...string) string {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join("..", "..", "deploy", filepath.FromSlash(name)))
+	require.NoError(t, err)
+	text := string(data)
+	for i := 0; i < len(replacements); i += 2 {
+		require.Contains(t, text, replacements[i], "deploy/%s", name)
+		text = strings.ReplaceAll(text, replacements[i], replacements[i+1])
+	}
+	return text
+}
+
+// need skips the test when a program is not installed.
+func need(t *testing.T, program string) string {
+	t.Helper()
+	path, err := exec.LookPath(program)
+	if err != nil {
+		if path, err = exec.LookPath("/usr/sbin/" + program); err != nil {
+			t.Skipf("%s is not installed (Debian: apt-get install %s): how Fairlead works behind it is not tested", program, program)
+		}
+	}
+	return path
+}
+
+// nginx starts nginx with the server blocks in config, listening at address.
+func (m *machine) nginx(address, config string) {
+	m.t.Helper()
+	program := need(m.t, "nginx")
+	var temp strings.Builder
+	for _, kind := range []string{"client_body", "proxy", "fastcgi", "uwsgi", "scgi"} {
+		temp.WriteString(kind + "_temp_path " + m.path(kind) + ";\n")
+	}
+	m.write("nginx.conf", "daemon off;\nmaster_process off;\npid "+m.path("nginx.pid")+";\nerror_log stderr warn;\nevents {}\nhttp {\naccess_log off;\n"+temp.String()+config+"}\n")
+	awaitPort(m.t, m.startCommand(exec.Command(program, "-e", "stderr", "-p", m.dir, "-c", m.path("nginx.conf"))), address)
+}
+
+// caddy starts Caddy with the sites in config, listening at address.
+func (m *machine) caddy(address, config string) {
+	m.t.Helper()
+	program := need(m.t, "caddy")
+	m.write("Caddyfile", "{\n\tadmin off\n\tauto_https disable_redirects\n}\n"+config)
+	m.env = append(m.env, "XDG_DATA_HOME="+m.path("caddy"), "XDG_CONFIG_HOME="+m.path("caddy"))
+	awaitPort(m.t, m.startCommand(exec.Command(program, "run", "--adapter", "caddyfile", "--config", m.path("Caddyfile"))), address)
+}
+
+// front starts a reverse proxy on port, in front of the server at upstream.
+type front func(m *machine, upstream, port string)
+
+func nginxFrom(file, name, cert string) front {
+	return func(m *machine, upstream, port string) {
+		m.nginx("127.0.0.1:"+port, m.nginxConfig(file, name, cert, upstream, port))
+	}
+}
+
+func (m *machine) nginxConfig(file, name, cert, upstream, port string) string {
+	certFile, keyFile := m.certify("localhost")
+	return fromDeploy(m.t, file, "listen 443 ssl;", "listen 127.0.0.1:"+port+" ssl;", "server_name "+name+";", "server_name localhost;",
+		"/etc/ssl/certs/"+cert+".pem", certFile, "/etc/ssl/private/"+cert+".key", keyFile, "127.0.0.1:7080", upstream)
+}
+
+func caddyFrom(file, name string) front {
+	return func(m *machine, upstream, port string) {
+		certFile, keyFile := m.certify("localhost")
+		m.caddy("127.0.0.1:"+port, fromDeploy(m.t, file, "\n"+name+" {\n", "\nlocalhost:"+port+" {\n\ttls "+certFile+" "+keyFile+"\n",
+			"127.0.0.1:7080", upstream))
+	}
+}
+
+// TestBehindReverseProxies: with the configurations that deploy/ offers everything
+// works, and `fairlead server check` has nothing to say.
+func TestBehindReverseProxies(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		front front
+		path  string
+	}{
+		"nginx":      {nginxFrom("nginx/fairlead.conf", "fairlead.example.com", "fairlead"), ""},
+		"nginx path": {nginxFrom("nginx/fairlead-path.conf", "www.example.com", "www"), "/fairlead"},
+		"caddy":      {caddyFrom("caddy/Caddyfile", "fairlead.example.com"), ""},
+		"caddy path": {caddyFrom("caddy/Caddyfile.path", "www.example.com"), "/fairlead"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m := newMachine(t)
+			upstream, _ := freePort(t)
+			_, port := freePort(t)
+			url := "https://localhost:" + port + c.path
+			c.front(m, upstream, port)
+			server, code := m.server(upstream, "--access-url", url, "--trusted-proxies", "127.0.0.1")
+			require.Contains(t, server.out.String(), "fairlead login "+url)
+			m.check(url).requireFailed(t)
+
+			m.settle(url, code)
+			m.online()
+			r := m.run("ssh", "dev", "--", "echo through; exit 7")
+			require.Equal(t, "through\n", r.stdout, r.stderr)
+			require.Equal(t, 7, r.code)
+			require.Contains(t, server.out.String(), `"remote_addr":"127.0.0.1:0"`, "the address comes from X-Forwarded-For")
+		})
+	}
+}
+
+// TestBadReverseProxies: what is wrong with a proxy is found, and said.
+func TestBadReverseProxies(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		from, to string // in the good configuration
+		check    string
+		found    string
+	}{
+		"short time-out":      {"proxy_read_timeout 60s;", "proxy_read_timeout 2s;", "idle", "was cut after 2"},
+		"upgrade stripped":    {"proxy_set_header Upgrade $http_upgrade;", "", "upgrade", "the upgrade was stripped"},
+		"html instead":        {"location / {", "location /api/v1/check/socket { default_type text/html; return 200 '<html>'; }\nlocation / {", "upgrade", "a page of HTML with status 200"},
+		"relay not forwarded": {"location / {", "location /api/v1/relay { return 404; }\nlocation / {", "paths", "/api/v1/relay does not lead to the server"},
+		"nobody behind":       {"proxy_pass http://", "proxy_pass http://127.0.0.1:1; #", "answer", "a proxy at"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m := newMachine(t)
+			upstream, _ := freePort(t)
+			_, port := freePort(t)
+			url := "https://localhost:" + port
+			config := m.nginxConfig("nginx/fairlead.conf", "fairlead.example.com", "fairlead", upstream, port)
+			require.Contains(t, config, c.from)
+			m.nginx("127.0.0.1:"+port, strings.ReplaceAll(config, c.from, c.to))
+			m.server(upstream, "--access-url", url, "--trusted-proxies", "127.0.0.1")
+			require.Contains(t, m.check(url).requireFailed(t, c.check), c.found)
+		})
+	}
+}
+
+// TestUnconfiguredServer: a server that does not know that it is behind a proxy.
+func TestUnconfiguredServer(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	upstream, _ := freePort(t)
+	_, port := freePort(t)
+	caddyFrom("caddy/Caddyfile", "fairlead.example.com")(m, upstream, port)
+	server, _ := m.server(upstream)
+	r := m.check("https://localhost:" + port)
+	require.Contains(t, r.requireFailed(t, "caller"), "does not trust it")
+	require.Contains(t, server.out.String(), "a proxy that is not trusted")
+
+	plain := m.run("server", "check", "https://localhost:"+port)
+	require.Equal(t, 1, plain.code)
+	require.Contains(t, plain.stdout, "fail  caller")
+	require.Contains(t, plain.stdout, "What to do: start the server with --trusted-proxies 127.0.0.1")
+}
+
+// TestDocumentShowsTheFiles: docs/deploy.md shows what is tested here.
+func TestDocumentShowsTheFiles(t *testing.T) {
+	page, err := os.ReadFile(filepath.Join("..", "..", "docs", "deploy.md"))
+	require.NoError(t, err)
+	for _, name := range []string{"nginx/fairlead.conf", "nginx/fairlead-path.conf", "caddy/Caddyfile", "caddy/Caddyfile.path"} {
+		require.Contains(t, string(page), "\n"+fromDeploy(t, name)+"```", "docs/deploy.md does not show deploy/%s", name)
+	}
+}
