@@ -3,7 +3,7 @@
 // want; that lives in client, agent and server.
 package cli
 
-//go:generate go test -tags grpcnotrace -run TestOptionsPage -update .
+//go:generate go test -tags grpcnotrace -run ^Test(Options|Command)Page$ -update .
 
 import (
 	"context"
@@ -101,7 +101,7 @@ func newRoot(s streams) *cobra.Command {
 	root.AddCommand(
 		newUp(s), newServer(s), newAgent(s),
 		newLogin(s), newLogout(s), newWhoami(s), newUser(s), newToken(s),
-		newLs(s), newWorkspace(s), newSSH(s), newPing(s), newConfigSSH(s), newVersion(s),
+		newLs(s), newWorkspace(s), newSSH(s), newPing(s), newConfigSSH(s), newVersion(s), newExitCodes(),
 	)
 	addCompletions(root)
 	return root
