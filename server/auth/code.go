@@ -154,6 +154,9 @@ func normalizeCode(s string) (string, bool) {
 		return "", false
 	}
 	s = strings.NewReplacer("-", "", " ", "").Replace(strings.ToLower(strings.TrimSpace(s)))
+	if len(s) != codeAlphabet.EncodedLen(codeBytes) { // the decoder skips line ends
+		return "", false
+	}
 	if b, err := codeAlphabet.DecodeString(s); err != nil || len(b) != codeBytes {
 		return "", false
 	}

@@ -27,7 +27,7 @@ func FuzzBearerToken(f *testing.F) {
 func FuzzOneTimeCode(f *testing.F) {
 	code, err := newCode()
 	require.NoError(f, err)
-	for _, s := range []string{code, strings.ToUpper(code), strings.ReplaceAll(code, "-", " "), " " + code, "", "----"} {
+	for _, s := range []string{code, strings.ToUpper(code), strings.ReplaceAll(code, "-", " "), " " + code, "00000000\n00000000\n", "", "----"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
