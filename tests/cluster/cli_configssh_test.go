@@ -190,3 +190,30 @@ func (h *home) with(t *testing.T) *home {
 	part.t = t
 	return &part
 }
+
+// TestConfigSSHShared: somebody else's workspace carries its owner's name, and is gone
+// from the block when it is not shared any more. A workspace without an agent waits.
+func TestConfigSSHShared(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	bob := s.newUser("bob")
+	s.h.must("workspace", "share", "dev", "bob")
+	bob.must("workspace", "create", "dev", "--token-file", bob.path("dev.token"))
+	require.NoError(t, os.Mkdir(bob.path(".ssh"), 0o700))
+
+	r := bob.run("config-ssh", "--ssh-config-file", bob.path(".ssh/config"))
+	require.Equal(t, 0, r.code, r.stderr)
+	require.Contains(t, r.stderr, "Workspace bob/dev is left out: its agent has not connected yet.")
+	text := read(t, bob.path(".ssh/config"))
+	require.NotContains(t, text, "Host dev.fairlead\n")
+	require.Contains(t, text, "Host dev.admin.fairlead\n")
+	r = bob.sshWith("dev.admin.fairlead", "echo shared")
+	require.Equal(t, "shared\n", r.stdout, r.stderr)
+	require.Equal(t, "dev.admin.fairlead", bob.effective("dev.admin.fairlead")["hostkeyalias"])
+
+	s.h.must("workspace", "unshare", "dev", "bob")
+	r = bob.run("config-ssh", "--ssh-config-file", bob.path(".ssh/config"))
+	require.Equal(t, 0, r.code, r.stderr)
+	require.Empty(t, read(t, bob.path(".ssh/config")), "there is nothing to reach")
+	require.NoFileExists(t, bob.path("config/ssh_known_hosts.fairlead"))
+}
