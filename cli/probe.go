@@ -145,6 +145,9 @@ func (p *probe) unreachable(err error) {
 	case p.through() != "":
 		p.fail("connection", "no connection"+p.through()+": "+err.Error(), "The proxy does not let this program through to the server.",
 			"correct HTTPS_PROXY or HTTP_PROXY, allow the server's address in the proxy, or name its host in NO_PROXY")
+	case strings.Contains(err.Error(), "malformed HTTP"), strings.Contains(err.Error(), "readLoopPeekFailLocked"): // it spoke first, as SSH does
+		p.ok("connection", "connected")
+		p.fail("answer", p.port()+" does not speak HTTP", "Another program is at this URL, so that agents and clients cannot find the server.", "look at the port in the URL")
 	case errors.As(err, &dns):
 		p.fail("connection", fmt.Sprintf("the name %q does not resolve", dns.Name), noWay, "correct the name in the URL, or give it an address in DNS")
 	case errors.Is(err, syscall.ECONNREFUSED):
