@@ -99,26 +99,34 @@ func writeProfiles(all profiles) error {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("save login: %w", err)
-	}
 	data, err := json.MarshalIndent(all, "", "  ")
 	if err != nil {
 		return fmt.Errorf("save login: %w", err)
 	}
-	tmp, err := os.CreateTemp(dir, "profiles-*.json") // mode 0600
-	if err != nil {
-		return fmt.Errorf("save login: %w", err)
-	}
-	_, err = tmp.Write(append(data, '\n'))
-	if err = errors.Join(err, tmp.Close()); err == nil {
-		err = os.Rename(tmp.Name(), filepath.Join(dir, "profiles.json"))
-	}
-	if err != nil {
-		_ = os.Remove(tmp.Name())
+	if err := writePrivate(filepath.Join(dir, "profiles.json"), append(data, '\n')); err != nil {
 		return fmt.Errorf("save login: %w", err)
 	}
 	return nil
+}
+
+// writePrivate writes a file that only its user can read, whole or not at all, and
+// makes its directory.
+func writePrivate(path string, data []byte) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	tmp, err := os.CreateTemp(filepath.Dir(path), "new-*.json") // mode 0600
+	if err != nil {
+		return err
+	}
+	_, err = tmp.Write(data)
+	if err = errors.Join(err, tmp.Close()); err == nil {
+		err = os.Rename(tmp.Name(), path)
+	}
+	if err != nil {
+		_ = os.Remove(tmp.Name())
+	}
+	return err
 }
 
 // removeProfile forgets one login. If it was the default, the first of the others is.

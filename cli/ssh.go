@@ -97,6 +97,7 @@ func (c *sshCommand) run(ctx context.Context) error {
 	cl, err := client.Open(ctx, client.Options{
 		AccessURL: accessURL, Token: p.Token, Instance: uuid.NewString(), Version: softwareVersion(),
 		Logger: c.logger, ForceRelay: c.forceRelay, OutageLimit: c.outageLimit, Step: status.show,
+		CheckHostKey: hostKeyChecker{profile: p}.check,
 	})
 	if err != nil {
 		status.clear()

@@ -35,6 +35,10 @@ type Options struct {
 	ForceRelay bool
 	// OutageLimit is how long an agent may be silent; 0 means the default.
 	OutageLimit time.Duration
+	// CheckHostKey is asked about the SSH host key that the server pinned for a
+	// workspace, before anything is sent there; an error refuses it. nil: the server's
+	// word is enough.
+	CheckHostKey func(ctx context.Context, workspace string, key ssh.PublicKey) error
 	// Step is called with each step of connecting; nil: not.
 	Step func(string)
 }
@@ -211,8 +215,15 @@ func (c *Client) Reach(ctx context.Context, name string) (*Workspace, error) {
 	if err != nil {
 		return nil, c.tunnelFailure(ctx, name, err)
 	}
+	config := c.workspaceConfig(name, tunnel)
+	if config.hostKey != nil && c.options.CheckHostKey != nil {
+		if err := c.options.CheckHostKey(ctx, name, config.hostKey); err != nil {
+			c.forget(tunnel.Key)
+			return nil, err
+		}
+	}
 	c.options.Step("connecting to the workspace")
-	w, err := openWorkspace(ctx, c.workspaceConfig(name, tunnel), func(w *Workspace) { c.adopt(tunnel.Key, w) })
+	w, err := openWorkspace(ctx, config, func(w *Workspace) { c.adopt(tunnel.Key, w) })
 	if err != nil {
 		c.forget(tunnel.Key)
 		return nil, err

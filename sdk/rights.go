@@ -89,6 +89,26 @@ func (c *Client) RotateToken(ctx context.Context, name string) (CreateWorkspaceR
 	return out, err
 }
 
+// RekeyWorkspace lets a workspace's agent register another SSH host key.
+func (c *Client) RekeyWorkspace(ctx context.Context, name string) error {
+	path, err := c.workspacePath(ctx, name)
+	if err != nil {
+		return err
+	}
+	return c.do(ctx, http.MethodPost, path+"/rekey", nil, &RekeyList{})
+}
+
+// Rekeys returns the changes of a workspace's SSH host key that were allowed.
+func (c *Client) Rekeys(ctx context.Context, name string) ([]Rekey, error) {
+	var out RekeyList
+	path, err := c.workspacePath(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	err = c.do(ctx, http.MethodGet, path+"/rekeys", nil, &out)
+	return out.Rekeys, err
+}
+
 // Shares returns the users that a workspace is shared with.
 func (c *Client) Shares(ctx context.Context, name string) ([]string, error) {
 	return c.shares(ctx, http.MethodGet, name, "")

@@ -137,6 +137,20 @@ type CreateTokenResponse struct {
 	Token  Token  `json:"token"`
 }
 
+// Rekey is the owner's word that a workspace's SSH host key may change.
+type Rekey struct {
+	By     string    `json:"by"` // user name
+	At     time.Time `json:"at"`
+	OldKey string    `json:"old_key"`
+	NewKey string    `json:"new_key,omitempty"` // empty until the agent has registered it
+}
+
+// RekeyList is every change of a workspace's host key that was allowed, the oldest
+// first.
+type RekeyList struct {
+	Rekeys []Rekey `json:"rekeys"`
+}
+
 // ShareList names the users that a workspace is shared with.
 type ShareList struct {
 	Users []string `json:"users"`

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"time"
 
 	"github.com/google/uuid"
 	"golang.org/x/crypto/ssh"
@@ -15,6 +16,8 @@ import (
 	"fairlead.dev/fairlead/disconnect"
 	"fairlead.dev/fairlead/disconnect/wire"
 	"fairlead.dev/fairlead/server/store"
+	"fairlead.dev/fairlead/tailnet/coordinator"
+	tailnetproto "fairlead.dev/fairlead/tailnet/proto"
 )
 
 // maxHostKey bounds the text of an SSH host key, in bytes; an RSA key of 16384 bits
@@ -26,27 +29,50 @@ type agentAPI struct {
 	ended func(disconnect.Attribution) // counts one
 
 	proto.UnimplementedAgentServiceServer
-	store  *store.Store
-	logger *slog.Logger
+	store    *store.Store
+	presence *presence
+	logger   *slog.Logger
+	now      func() time.Time
 }
 
-// caller returns the agent that calls, from the link that its call came over.
-func (*agentAPI) caller(ctx context.Context) (control.Identity, error) {
+// caller returns the agent that calls, and the link that its call came over.
+func (*agentAPI) caller(ctx context.Context) (*control.Link, control.Identity, error) {
 	link, ok := control.LinkFrom(ctx)
 	if !ok {
-		return control.Identity{}, status.Error(codes.FailedPrecondition, "not called over a control link")
+		return nil, control.Identity{}, status.Error(codes.FailedPrecondition, "not called over a control link")
 	}
 	id := link.Peer()
 	if id.Kind != control.AgentPeer {
-		return control.Identity{}, status.Error(codes.PermissionDenied, "only an agent may call this")
+		return nil, control.Identity{}, status.Error(codes.PermissionDenied, "only an agent may call this")
 	}
-	return id, nil
+	return link, id, nil
+}
+
+// errUnregistered refuses an agent that has not registered the pinned host key on its
+// link, or has been replaced by one that has.
+var errUnregistered = status.Error(codes.PermissionDenied, "this agent is not the one that is registered for its workspace")
+
+// registeredOnly is the tailnet service for clients, and for agents that have
+// registered: a stolen token alone does not take an agent's place.
+type registeredOnly struct {
+	*coordinator.Coordinator
+	presence *presence
+}
+
+// Coordinate implements the service.
+func (g registeredOnly) Coordinate(stream tailnetproto.TailnetService_CoordinateServer) error {
+	link, ok := control.LinkFrom(stream.Context())
+	if ok && link.Peer().Kind == control.AgentPeer && !g.presence.registered(link) {
+		return errUnregistered
+	}
+	return g.Coordinator.Coordinate(stream)
 }
 
 // GetManifest implements the service. The first host key that an agent registers is
-// pinned; a different one later is refused, since somebody may be taking its place.
+// pinned; a different one later is refused, since somebody may be taking its place,
+// until the workspace's owner allows the change. Only then the agent counts as there.
 func (a *agentAPI) GetManifest(ctx context.Context, req *proto.GetManifestRequest) (*proto.Manifest, error) {
-	id, err := a.caller(ctx)
+	link, id, err := a.caller(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -54,19 +80,20 @@ func (a *agentAPI) GetManifest(ctx context.Context, req *proto.GetManifestReques
 	if err != nil {
 		return nil, err
 	}
-	pinned, err := a.store.PinSSHHostKey(ctx, id.ID, key)
+	pinned, err := a.store.PinSSHHostKey(ctx, id.ID, key, a.now())
 	if err != nil {
 		return nil, a.failed(ctx, id, err)
 	}
 	if pinned != key {
 		a.logger.WarnContext(ctx, "agent refused: its ssh host key is not the pinned one", "workspace_id", id.ID)
 		return nil, status.Error(codes.PermissionDenied,
-			"this workspace is registered with another SSH host key: start the agent with its former state directory, or create a new workspace")
+			"this workspace is registered with another SSH host key: start the agent with its former state directory, or have its owner run: fairlead workspace rekey")
 	}
 	ws, err := a.store.WorkspaceByID(ctx, id.ID)
 	if err != nil {
 		return nil, a.failed(ctx, id, err)
 	}
+	a.presence.opened(ws.ID, link)
 	return &proto.Manifest{WorkspaceId: ws.ID, WorkspaceName: ws.Name, OwnerName: ws.OwnerName}, nil
 }
 
@@ -99,9 +126,12 @@ func checkHostKey(text string) (string, error) {
 // ReportConnection implements the service: a connection at an agent opened or ended.
 // For now it is written to the log only.
 func (a *agentAPI) ReportConnection(ctx context.Context, req *proto.ReportConnectionRequest) (*proto.ReportConnectionResponse, error) {
-	id, err := a.caller(ctx)
+	link, id, err := a.caller(ctx)
 	if err != nil {
 		return nil, err
+	}
+	if !a.presence.registered(link) {
+		return nil, errUnregistered
 	}
 	c := req.GetConnection()
 	connID, err := checkConnection(c)

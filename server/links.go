@@ -47,11 +47,26 @@ func (p *presence) since(workspaceID string) (time.Time, bool) {
 	return here.since, ok
 }
 
-// opened records a new link of an agent. An older one of the same workspace that has
-// not ended yet is no longer what counts.
+// registered reports whether link is the one that counts for its agent's workspace.
+func (p *presence) registered(link *control.Link) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.online[link.Peer().ID].link == link
+}
+
+// opened records a new link of an agent that has registered. An older one of the same
+// workspace that has not ended yet is no longer what counts.
 func (p *presence) opened(workspaceID string, link *control.Link) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	select {
+	case <-link.Done():
+		return // whoever waits for its end has been here already, or finds nothing to do
+	default:
+	}
+	if p.online[workspaceID].link == link {
+		return // it registers a second time
+	}
 	here := present{link: link, since: p.now()}
 	p.online[workspaceID] = here
 	ctx, cancel := context.WithTimeout(context.Background(), recordTimeout)
@@ -146,7 +161,6 @@ func (s *Server) attend(link *control.Link, p auth.Principal, remote string, sta
 	}
 	if isAgent {
 		attrs = append(attrs, slog.String("workspace", p.WorkspaceName), slog.String("workspace_id", p.WorkspaceID))
-		s.presence.opened(p.WorkspaceID, link)
 	}
 	msg, leg := "client control link", disconnect.ClientToServer
 	if isAgent {

@@ -69,6 +69,14 @@ func (s *running) agentLink(t *testing.T, owner store.User, name string) (*contr
 	return link, ws, token
 }
 
+// register does what an agent does first on its link.
+func register(t *testing.T, link *control.Link, key string) {
+	t.Helper()
+	_, err := agentproto.NewAgentServiceClient(link.RPC()).GetManifest(testutil.Context(t, patience),
+		&agentproto.GetManifestRequest{SshHostKey: key})
+	require.NoError(t, err)
+}
+
 // waitOnline waits until a workspace's agent is, or is not, online.
 func (s *running) waitOnline(t *testing.T, workspaceID string, want bool) {
 	t.Helper()
@@ -76,6 +84,15 @@ func (s *running) waitOnline(t *testing.T, workspaceID string, want bool) {
 		_, online := s.presence.since(workspaceID)
 		return online == want
 	}, patience, 5*time.Millisecond)
+}
+
+// linkOf is the link that counts for a workspace's agent.
+func (s *running) linkOf(t *testing.T, workspaceID string) *control.Link {
+	t.Helper()
+	s.presence.mu.Lock()
+	defer s.presence.mu.Unlock()
+	require.Contains(t, s.presence.online, workspaceID)
+	return s.presence.online[workspaceID].link
 }
 
 func ended(message string) func(testutil.Ending) bool {
@@ -96,6 +113,7 @@ func TestAgentLinkLife(t *testing.T) {
 	s, rec := recorded(t, func(o *Options) { o.StateDir = dir })
 	u, token := s.addUser(t, "ada", store.RoleMember)
 	link, ws, _ := s.agentLink(t, u, "dev")
+	register(t, link, hostKey(t))
 	s.waitOnline(t, ws.ID, true)
 	got, err := s.client(t, token).Workspace(t.Context(), "dev")
 	require.NoError(t, err)
@@ -145,6 +163,7 @@ func TestServerSaysGoodbye(t *testing.T) {
 	s, rec := recorded(t, func(o *Options) { o.StateDir = dir })
 	u, token := s.addUser(t, "ada", store.RoleMember)
 	agentLink, ws, _ := s.agentLink(t, u, "dev")
+	register(t, agentLink, hostKey(t))
 	clientLink, err := s.dial(t, disconnect.Client, token, uuid.NewString())
 	require.NoError(t, err)
 	relayed := s.relayConn(t)
@@ -264,13 +283,15 @@ func TestNewerLinkCounts(t *testing.T) {
 	u, _ := s.addUser(t, "ada", store.RoleMember)
 	ws, token, err := s.createWorkspace(t.Context(), u.ID, u.Name, "dev")
 	require.NoError(t, err)
-	instance := uuid.NewString()
+	instance, key := uuid.NewString(), hostKey(t)
 	old, err := s.dial(t, disconnect.Agent, token, instance)
 	require.NoError(t, err)
+	register(t, old, key)
 	s.waitOnline(t, ws.ID, true)
 	first, _ := s.presence.since(ws.ID)
-	_, err = s.dial(t, disconnect.Agent, token, instance)
+	newer, err := s.dial(t, disconnect.Agent, token, instance)
 	require.NoError(t, err)
+	register(t, newer, key)
 	require.Eventually(t, func() bool { since, _ := s.presence.since(ws.ID); return since.After(first) }, patience, 5*time.Millisecond)
 
 	old.Abort(disconnect.Attribution{ConnectType: disconnect.ServerToAgent, Reason: disconnect.NetworkError, Initiator: disconnect.Network})
@@ -312,6 +333,29 @@ func TestManifestPinsTheHostKey(t *testing.T) {
 	require.Contains(t, err.Error(), "registered with another SSH host key")
 	require.Equal(t, first, s.hostKey(ctx, ws.ID))
 
+	// Whoever has the token but not the key takes nobody's place, and reports nothing.
+	stream, err := proto.NewTailnetServiceClient(again.RPC()).Coordinate(ctx)
+	require.NoError(t, err)
+	_, err = stream.Recv()
+	require.Equal(t, codes.PermissionDenied, status.Code(err))
+	id := uuid.New()
+	_, err = agentproto.NewAgentServiceClient(again.RPC()).ReportConnection(ctx, &agentproto.ReportConnectionRequest{
+		Connection: &agentproto.Connection{Id: id[:], Action: agentproto.Connection_CONNECT}})
+	require.Equal(t, codes.PermissionDenied, status.Code(err))
+	require.True(t, s.presence.registered(s.linkOf(t, ws.ID)))
+
+	// The owner allows the change, once; everybody who reaches the workspace can see that.
+	owner := s.client(t, userToken)
+	require.NoError(t, owner.RekeyWorkspace(ctx, "dev"))
+	register(t, again, second)
+	require.Equal(t, second, s.hostKey(ctx, ws.ID))
+	rekeys, err := owner.Rekeys(ctx, "dev")
+	require.NoError(t, err)
+	require.Len(t, rekeys, 1)
+	require.Equal(t, []string{"ada", first, second}, []string{rekeys[0].By, rekeys[0].OldKey, rekeys[0].NewKey})
+	_, err = agent.GetManifest(ctx, &agentproto.GetManifestRequest{SshHostKey: first})
+	require.Equal(t, codes.PermissionDenied, status.Code(err), "the old key is the wrong one now")
+
 	client, err := s.dial(t, disconnect.Client, userToken, uuid.NewString())
 	require.NoError(t, err)
 	_, err = agentproto.NewAgentServiceClient(client.RPC()).GetManifest(ctx, &agentproto.GetManifestRequest{SshHostKey: second})
@@ -322,6 +366,7 @@ func TestReportConnection(t *testing.T) {
 	s, rec := recorded(t, nil)
 	u, userToken := s.addUser(t, "ada", store.RoleMember)
 	link, ws, _ := s.agentLink(t, u, "dev")
+	register(t, link, hostKey(t))
 	ctx := testutil.Context(t, patience)
 	report := func(rpc *control.Link, c *agentproto.Connection) error {
 		_, err := agentproto.NewAgentServiceClient(rpc.RPC()).ReportConnection(ctx, &agentproto.ReportConnectionRequest{Connection: c})

@@ -71,6 +71,8 @@ func (s *Server) routes() []route {
 		{"GET", workspace, user, every, s.getWorkspace},
 		{"DELETE", workspace, user, full, s.deleteWorkspace},
 		{"POST", workspace + "/token", user, full, s.rotateToken},
+		{"POST", workspace + "/rekey", user, full, s.rekeyWorkspace},
+		{"GET", workspace + "/rekeys", user, every, s.getRekeys},
 		{"GET", workspace + "/shares", user, reading, s.getShares},
 		{"PUT", workspace + "/shares/{user}", user, full, s.putShare},
 		{"DELETE", workspace + "/shares/{user}", user, full, s.deleteShare},

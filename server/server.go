@@ -124,11 +124,11 @@ func (s *Server) start(ctx context.Context) (err error) {
 	if err := s.startTailnet(ctx); err != nil {
 		return err
 	}
-	api := &agentAPI{store: s.store, logger: s.logger}
+	api := &agentAPI{store: s.store, presence: s.presence, logger: s.logger, now: s.opts.Now}
 	s.control = control.NewServer(control.ServerOptions{
 		Logger: s.logger, Instance: s.instance, Version: s.opts.Version,
 		Register: func(r grpc.ServiceRegistrar) {
-			proto.RegisterTailnetServiceServer(r, s.coordinator)
+			proto.RegisterTailnetServiceServer(r, registeredOnly{s.coordinator, s.presence})
 			agentproto.RegisterAgentServiceServer(r, api)
 		},
 	})

@@ -55,6 +55,49 @@ func (s *Server) rotateToken(w http.ResponseWriter, r *http.Request, p auth.Prin
 	return nil
 }
 
+// rekeyWorkspace lets the workspace's agent register another SSH host key.
+func (s *Server) rekeyWorkspace(w http.ResponseWriter, r *http.Request, p auth.Principal) error {
+	ws, err := s.managed(r, p)
+	if err != nil {
+		return err
+	}
+	err = s.store.Rekey(r.Context(), ws.ID, p.UserName, s.opts.Now())
+	if errors.Is(err, store.ErrConflict) {
+		return conflict("the workspace's agent has not registered a host key yet: its first one is accepted anyway")
+	}
+	if err != nil {
+		return err
+	}
+	s.logger.InfoContext(r.Context(), "workspace may have another host key", "workspace", ws.OwnerName+"/"+ws.Name, "workspace_id", ws.ID, "by", p.UserName)
+	return s.answerRekeys(w, r, ws)
+}
+
+// getRekeys tells whoever reaches a workspace which changes of its host key were
+// allowed.
+func (s *Server) getRekeys(w http.ResponseWriter, r *http.Request, p auth.Principal) error {
+	ws, err := s.reachable(r.Context(), p, r.PathValue("owner"), r.PathValue("name"))
+	if errors.Is(err, store.ErrNotFound) {
+		return errNoWorkspace
+	}
+	if err != nil {
+		return err
+	}
+	return s.answerRekeys(w, r, ws)
+}
+
+func (s *Server) answerRekeys(w http.ResponseWriter, r *http.Request, ws store.Workspace) error {
+	all, err := s.store.Rekeys(r.Context(), ws.ID)
+	if err != nil {
+		return err
+	}
+	list := sdk.RekeyList{Rekeys: make([]sdk.Rekey, 0, len(all))}
+	for _, k := range all {
+		list.Rekeys = append(list.Rekeys, sdk.Rekey{By: k.By, At: k.At, OldKey: k.OldKey, NewKey: k.NewKey})
+	}
+	writeJSON(w, http.StatusOK, list)
+	return nil
+}
+
 // getShares lists the users that a workspace is shared with.
 func (s *Server) getShares(w http.ResponseWriter, r *http.Request, p auth.Principal) error {
 	ws, err := s.managed(r, p)

@@ -338,13 +338,30 @@ func testWorkspaces(t *testing.T, s *store.Store) {
 func testHostKey(t *testing.T, s *store.Store) {
 	ctx := t.Context()
 	w := addWorkspace(t, s, addUser(t, s, "ada", store.RoleMember), "dev")
-	for _, offered := range []string{"ssh-ed25519 AAAA", "ssh-ed25519 BBBB"} {
-		pinned, err := s.PinSSHHostKey(ctx, w.ID, offered)
+	const a, b, c = "ssh-ed25519 AAAA", "ssh-ed25519 BBBB", "ssh-ed25519 CCCC"
+	pin := func(at time.Time, offered, want string) {
+		t.Helper()
+		pinned, err := s.PinSSHHostKey(ctx, w.ID, offered, at)
 		require.NoError(t, err)
-		require.Equal(t, "ssh-ed25519 AAAA", pinned)
+		require.Equal(t, want, pinned)
 	}
-	_, err := s.PinSSHHostKey(ctx, "nothing", "ssh-ed25519 AAAA")
+	require.ErrorIs(t, s.Rekey(ctx, w.ID, "ada", t0), store.ErrConflict, "the first key is free")
+	pin(t0, a, a)
+	pin(t0, b, a)
+	_, err := s.PinSSHHostKey(ctx, "nothing", a, t0)
 	require.ErrorIs(t, err, store.ErrNotFound)
+
+	require.ErrorIs(t, s.Rekey(ctx, "nothing", "ada", t0), store.ErrNotFound)
+	require.NoError(t, s.Rekey(ctx, w.ID, "ada", t0))
+	pin(t0.Add(store.RekeyLife), b, a) // too late
+	require.NoError(t, s.Rekey(ctx, w.ID, "ada", t0))
+	pin(t0, a, a) // the former key stays good until then
+	pin(t0, b, b)
+	pin(t0, c, b) // once
+	pin(t0, a, b)
+	all, err := s.Rekeys(ctx, w.ID)
+	require.NoError(t, err)
+	require.Equal(t, []store.Rekey{{By: "ada", At: t0, OldKey: a, NewKey: b}}, all)
 }
 
 func testAgentEndings(t *testing.T, s *store.Store) {

@@ -143,22 +143,6 @@ func (s *Store) SetAgentToken(ctx context.Context, id, hash string) error {
 	return nil
 }
 
-// PinSSHHostKey pins key unless one is pinned already, and returns the pinned one.
-// ErrNotFound: no such workspace.
-func (s *Store) PinSSHHostKey(ctx context.Context, id, key string) (pinned string, err error) {
-	err = s.transact(ctx, func(tx *sql.Tx) error {
-		if _, err := tx.ExecContext(ctx,
-			`UPDATE workspaces SET ssh_host_key = $1 WHERE id = $2 AND ssh_host_key = ''`, key, id); err != nil {
-			return err
-		}
-		return scanned(tx.QueryRowContext(ctx, `SELECT ssh_host_key FROM workspaces WHERE id = $1`, id).Scan(&pinned))
-	})
-	if err != nil {
-		return "", fmt.Errorf("pin ssh host key: %w", err)
-	}
-	return pinned, nil
-}
-
 // AgentConnected records that the control link of an agent's instance opened.
 func (s *Store) AgentConnected(ctx context.Context, id, instance string, at time.Time) error {
 	err := affectOne(ctx, s.write,
