@@ -193,7 +193,17 @@ func TestUpSurvivesGarbage(t *testing.T) {
 	up, r := startUp(t, h)
 	garbage := make([]byte, 64<<10)
 	_, _ = rand.NewChaCha8([32]byte{2}).Read(garbage)
-	ports := listeningPorts(t, up.cmd.Process.Pid)
+	udp := udpPorts(t, up.cmd.Process.Pid)
+	require.NotEmpty(t, udp, "STUN, and the node's own socket")
+	for _, port := range udp {
+		conn, err := net.Dial("udp", "127.0.0.1:"+port)
+		require.NoError(t, err)
+		for _, size := range []int{0, 1, 20, 148, 1400} { // 148: a WireGuard handshake's
+			_, _ = conn.Write(garbage[:size])
+		}
+		_ = conn.Close()
+	}
+	ports := tcpPorts(t, up.cmd.Process.Pid)
 	require.Contains(t, ports, strings.TrimPrefix(r.URL, "http://127.0.0.1:"))
 	for _, port := range ports {
 		for _, bytes := range [][]byte{garbage, []byte("GET /\x1b]0;x\x07 HTTP/1.1\r\n\r\n"), {0}} {
@@ -212,8 +222,19 @@ func TestUpSurvivesGarbage(t *testing.T) {
 	require.NotContains(t, up.stderr.String(), "panic")
 }
 
-// listeningPorts returns the TCP ports on which pid listens, from /proc.
-func listeningPorts(t *testing.T, pid int) []string {
+// tcpPorts returns the ports on which pid listens, udpPorts those it is bound to.
+func tcpPorts(t *testing.T, pid int) []string {
+	const listen = "0A"
+	return boundPorts(t, pid, listen, "tcp", "tcp6")
+}
+
+func udpPorts(t *testing.T, pid int) []string {
+	const unconnected = "07"
+	return boundPorts(t, pid, unconnected, "udp", "udp6")
+}
+
+// boundPorts reads /proc for the sockets of pid in a state.
+func boundPorts(t *testing.T, pid int, state string, tables ...string) []string {
 	t.Helper()
 	inodes := map[string]bool{}
 	fds := filepath.Join("/proc", itoa(pid), "fd")
@@ -226,13 +247,12 @@ func listeningPorts(t *testing.T, pid int) []string {
 		}
 	}
 	var ports []string
-	for _, table := range []string{"tcp", "tcp6"} {
+	for _, table := range tables {
 		data, err := os.ReadFile("/proc/net/" + table)
 		require.NoError(t, err)
 		for _, line := range strings.Split(string(data), "\n")[1:] {
 			f := strings.Fields(line)
-			const listen = "0A"
-			if len(f) > 9 && f[3] == listen && inodes[f[9]] {
+			if len(f) > 9 && f[3] == state && inodes[f[9]] {
 				_, hexPort, _ := strings.Cut(f[1], ":")
 				ports = append(ports, itoa(int(parseHex(t, hexPort))))
 			}
