@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/sync/errgroup"
@@ -19,6 +20,7 @@ import (
 // dial again, until the agent stops. The data plane does not depend on it.
 func (a *agent) runLoop() {
 	r := retry{first: a.opts.retryFirst, last: a.opts.retryLast}
+	var early cuts
 	for a.gracefulCtx.Err() == nil {
 		link, err := a.connectUntilUp(&r)
 		if err != nil {
@@ -29,9 +31,11 @@ func (a *agent) runLoop() {
 		}
 		a.setLink(link)
 		a.logger.Info("connected to server", "server_instance", link.PeerInstance())
+		begin := time.Now()
 		err = a.serveLink(link)
 		a.setLink(nil)
 		a.logLinkEnding(link, err)
+		a.noteCut(&early, time.Since(begin), link.Ending().Attribution)
 		if a.gracefulCtx.Err() == nil && !a.pause(r.next()) {
 			return
 		}

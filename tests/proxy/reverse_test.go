@@ -143,6 +143,24 @@ func TestBadReverseProxies(t *testing.T) {
 	}
 }
 
+// TestAgentSaysThatItIsCut: an agent behind a proxy that bears less silence than there
+// is between two heartbeats says so in its log.
+func TestAgentSaysThatItIsCut(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	upstream, _ := freePort(t)
+	_, port := freePort(t)
+	url := "https://localhost:" + port
+	config := m.nginxConfig("nginx/fairlead.conf", "fairlead.example.com", "fairlead", upstream, port)
+	m.nginx("127.0.0.1:"+port, strings.ReplaceAll(config, "proxy_read_timeout 60s;", "proxy_read_timeout 1s;"))
+	_, code := m.server(upstream, "--access-url", url, "--trusted-proxies", "127.0.0.1")
+	agent := m.settle(url, code)
+	log := agent.await("the control link is cut again and again")
+	require.Contains(t, log, `"server_url":"`+url+`"`)
+	require.Contains(t, log, `"disconnect_reason":"network_error"`)
+	require.Contains(t, log, `"disconnect_initiator":"network"`)
+}
+
 // TestUnconfiguredServer: a server that does not know that it is behind a proxy.
 func TestUnconfiguredServer(t *testing.T) {
 	t.Parallel()

@@ -1,0 +1,46 @@
+package agent
+
+import (
+	"time"
+
+	"fairlead.dev/fairlead/disconnect"
+)
+
+const (
+	// earlyCut is how old a link is at most when it counts as cut early: not much
+	// older than the first heartbeat, which comes after 4 s of possible silence.
+	earlyCut = 8 * time.Second
+	// cutsToTell is how many early cuts in a row are no chance.
+	cutsToTell = 3
+)
+
+// cuts counts control links that are cut soon after their beginning without a word:
+// the mark of a proxy that bears less silence than there is between two heartbeats.
+type cuts struct {
+	inARow int
+	told   bool
+}
+
+// note counts a link that has lived so long and ended so, and reports whether it is
+// time to tell: once for each series.
+func (c *cuts) note(lived time.Duration, a disconnect.Attribution) bool {
+	wordless := a.Reason == disconnect.NetworkError || a.Reason == disconnect.ConnectionReset
+	if !wordless || lived > earlyCut {
+		*c = cuts{}
+		return false
+	}
+	c.inARow++
+	if c.told || c.inARow < cutsToTell {
+		return false
+	}
+	c.told = true
+	return true
+}
+
+// noteCut warns when links are cut early again and again.
+func (a *agent) noteCut(c *cuts, lived time.Duration, attr disconnect.Attribution) {
+	if c.note(lived, attr) {
+		a.logger.Warn("the control link is cut again and again before its first heartbeat: a proxy's idle time-out may be too short, fairlead server check tells",
+			"server_url", a.opts.AccessURL.String(), "cuts", c.inARow, "lived", lived.Round(time.Millisecond).String())
+	}
+}

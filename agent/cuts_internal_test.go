@@ -1,0 +1,29 @@
+package agent
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"fairlead.dev/fairlead/disconnect"
+)
+
+func TestEarlyCutsAreToldOnce(t *testing.T) {
+	cut := disconnect.Attribution{Reason: disconnect.NetworkError}
+	reset := disconnect.Attribution{Reason: disconnect.ConnectionReset}
+	stop := disconnect.Attribution{Reason: disconnect.ServerShutdown}
+	var c cuts
+	require.False(t, c.note(2*time.Second, cut))
+	require.False(t, c.note(2*time.Second, reset))
+	require.True(t, c.note(2*time.Second, cut), "the third in a row")
+	require.False(t, c.note(2*time.Second, cut), "told already")
+
+	require.False(t, c.note(time.Minute, cut), "a link that lived")
+	require.False(t, c.note(2*time.Second, cut))
+	require.False(t, c.note(2*time.Second, cut))
+	require.False(t, c.note(2*time.Second, stop), "somebody said why")
+	require.False(t, c.note(2*time.Second, cut))
+	require.False(t, c.note(2*time.Second, cut))
+	require.True(t, c.note(2*time.Second, cut), "another series")
+}
