@@ -52,6 +52,7 @@ func newServer(s streams) *cobra.Command {
 
 // serverOptions is the option table of `fairlead server`.
 func serverOptions(opts *server.Options) []option {
+	opts.MaxLinksPerUser, opts.MaxLinksPerAddress = server.DefaultMaxLinksPerUser, server.DefaultMaxLinksPerAddress
 	opts.Listen, opts.STUNListen, opts.StateDir = defaultListen, ":3478", defaultStateDir("server")
 	return []option{
 		{name: "listen", value: &opts.Listen, usage: "address and port of HTTP"},
@@ -61,6 +62,8 @@ func serverOptions(opts *server.Options) []option {
 		{name: "behind-proxy", value: &opts.BehindProxy, usage: "a proxy in front does TLS"},
 		{name: "trusted-proxies", value: &opts.TrustedProxies, usage: "addresses and networks of proxies whose X-Forwarded-For counts", shown: "with behind-proxy: this host"},
 		{name: "insecure-http", value: &opts.InsecureHTTP, usage: "serve plain HTTP beyond loopback"},
+		{name: "max-links-per-user", value: &opts.MaxLinksPerUser, usage: "how many clients of one user, or agents of one workspace, may be connected at once"},
+		{name: "max-links-per-address", value: &opts.MaxLinksPerAddress, usage: "how many agents and clients of one address may be connected at once"},
 		{name: "metrics-listen", value: &opts.MetricsListen, usage: "address and port of /metrics, and of pprof if it is loopback; empty turns both off"},
 		{name: "tls-cert", value: &opts.TLSCert, usage: "TLS certificate (PEM file); read anew when it changes"},
 		{name: "tls-key", value: &opts.TLSKey, usage: "TLS key (PEM file)"},

@@ -26,6 +26,7 @@ const (
 	CodeMethodNotAllowed = "method_not_allowed" // 405
 	CodeConflict         = "conflict"           // 409: the name is taken
 	CodeTooLarge         = "too_large"          // 413: the body is too long
+	CodeLimitExceeded    = "limit_exceeded"     // 429: too many; Retry-After says when to try again
 	CodeVersionMismatch  = "version_mismatch"   // 426: no protocol version in common
 	CodeInternal         = "internal"           // 500: a bug, or the database failed
 	CodeUnavailable      = "unavailable"        // 503: starting or stopping

@@ -88,6 +88,9 @@ func writeError(w http.ResponseWriter, r *http.Request, logger *slog.Logger, err
 	}
 	h := w.Header()
 	h.Set(sdk.HeaderReason, strconv.Itoa(int(e.reason)))
+	if l := (*limited)(nil); errors.As(err, &l) {
+		l.setRetryAfter(h)
+	}
 	if e.status == http.StatusUnauthorized {
 		h.Set("WWW-Authenticate", "Bearer")
 	}

@@ -42,10 +42,13 @@ func (s *Server) postLogin(w http.ResponseWriter, r *http.Request, _ auth.Princi
 	if err := readJSON(w, r, &req); err != nil {
 		return err
 	}
+	if err := s.limits.mayTry(r.RemoteAddr, codeCost); err != nil {
+		return err
+	}
 	u, token, err := s.auth.Redeem(r.Context(), req.Code, req.Name)
 	switch {
 	case errors.Is(err, auth.ErrInvalidCode):
-		return unauthenticated(sdk.CodeInvalidCode, auth.ErrInvalidCode.Error())
+		return s.limits.failed(r.RemoteAddr, codeCost, unauthenticated(sdk.CodeInvalidCode, auth.ErrInvalidCode.Error()))
 	case errors.Is(err, auth.ErrInvalidName):
 		return invalid("the user name is not valid: " + sdk.NameRule)
 	case err != nil:

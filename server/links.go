@@ -128,10 +128,16 @@ func (p *presence) buryFormerLife(ctx context.Context) error {
 
 // getControl makes the request a control link. The link outlives the request.
 func (s *Server) getControl(w http.ResponseWriter, r *http.Request, p auth.Principal) error {
-	done, ok := s.enter()
+	leave, err := s.limits.enter(p, r.RemoteAddr)
+	if err != nil {
+		return err
+	}
+	over, ok := s.enter()
 	if !ok {
+		leave()
 		return errStopping
 	}
+	done := func() { leave(); over() }
 	id := control.Identity{Kind: control.ClientPeer, ID: p.UserID, Principal: p.UserName, TokenID: p.TokenID}
 	if p.Kind == auth.KindAgent {
 		id.Kind, id.ID = control.AgentPeer, p.WorkspaceID

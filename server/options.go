@@ -43,6 +43,9 @@ type Options struct {
 	Local bool
 	// Version is the software version that every answer names.
 	Version string
+	// MaxLinksPerUser and MaxLinksPerAddress bound the control links of one user, or
+	// one workspace's agents, and of one address; 0 means the default.
+	MaxLinksPerUser, MaxLinksPerAddress int
 	// MetricsListen is the address and port of /metrics and, at a loopback address,
 	// pprof; empty turns both off.
 	MetricsListen string
@@ -56,6 +59,15 @@ type Options struct {
 func (opts Options) normalized() (Options, error) {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	if opts.MaxLinksPerUser < 0 || opts.MaxLinksPerAddress < 0 {
+		return opts, errors.New("a limit of connections cannot be less than zero")
+	}
+	if opts.MaxLinksPerUser == 0 {
+		opts.MaxLinksPerUser = DefaultMaxLinksPerUser
+	}
+	if opts.MaxLinksPerAddress == 0 {
+		opts.MaxLinksPerAddress = DefaultMaxLinksPerAddress
 	}
 	if opts.Now == nil {
 		opts.Now = time.Now

@@ -128,6 +128,9 @@ func (s *Server) admit(r *http.Request, rt route) (auth.Principal, error) {
 	}
 	p, err := s.authenticate(r.Context(), r.Header.Get("Authorization"))
 	if err != nil {
+		if errors.Is(err, errWrongToken) {
+			err = s.limits.failed(r.RemoteAddr, tokenCost, err)
+		}
 		return auth.Principal{}, err
 	}
 	isUser := p.Kind == auth.KindUser
@@ -140,6 +143,9 @@ func (s *Server) admit(r *http.Request, rt route) (auth.Principal, error) {
 	return p, nil
 }
 
+// errWrongToken refuses a token that nobody has. Guessing them is limited.
+var errWrongToken = unauthenticated(sdk.CodeUnauthenticated, auth.ErrUnauthenticated.Error())
+
 // authenticate returns who is behind an Authorization header.
 func (s *Server) authenticate(ctx context.Context, header string) (auth.Principal, error) {
 	scheme, token, _ := strings.Cut(header, " ")
@@ -151,7 +157,7 @@ func (s *Server) authenticate(ctx context.Context, header string) (auth.Principa
 	case err == nil:
 		return p, nil
 	case errors.Is(err, auth.ErrUnauthenticated):
-		return p, unauthenticated(sdk.CodeUnauthenticated, auth.ErrUnauthenticated.Error())
+		return p, errWrongToken
 	case errors.Is(err, auth.ErrExpired):
 		return p, unauthenticated(sdk.CodeTokenExpired, auth.ErrExpired.Error())
 	case errors.Is(err, auth.ErrDisabled):

@@ -69,6 +69,7 @@ type Server struct {
 
 	adminCode, adminCodePath string
 
+	limits  *limits
 	meters  *meters
 	metrics *metrics.Listener // nil: off
 
@@ -120,6 +121,8 @@ func (s *Server) start(ctx context.Context) (err error) {
 	}
 	s.auth = auth.New(auth.Options{Store: s.store, StateDir: s.opts.StateDir, Logger: s.logger, Now: s.opts.Now})
 	s.meters = s.newMeters()
+	s.limits = newLimits(s.opts)
+	s.fresh.exempt = s.proxies.trust
 	s.startSTUN()
 	if err := s.startTailnet(ctx); err != nil {
 		return err
