@@ -19,8 +19,8 @@ import (
 // configSSH is one run of `fairlead config-ssh`.
 type configSSH struct {
 	streams
-	profile, file, suffix        string
-	dryRun, remove, acceptNewKey bool
+	profile, file, suffix string
+	dryRun, remove        bool
 }
 
 func newConfigSSH(s streams) *cobra.Command {
@@ -41,15 +41,11 @@ func newConfigSSH(s streams) *cobra.Command {
 	flags.StringVar(&c.suffix, "host-suffix", "fairlead", "what the hosts' names end with; a block of its own for each")
 	flags.BoolVarP(&c.dryRun, "dry-run", "n", false, "change nothing and show the change as a unified diff")
 	flags.BoolVar(&c.remove, "remove", false, "remove the block and its known-hosts file")
-	flags.BoolVar(&c.acceptNewKey, "accept-new-keys", false, "accept that a workspace's host key is another than before")
 	profileName := profileFlag(cmd)
 	cmd.RunE = run(func(cmd *cobra.Command, _ []string) error {
 		c.profile = *profileName
 		if !sdk.ValidName(c.suffix) {
 			return withCode(exitUsage, fmt.Errorf("--host-suffix %q is not valid: %s", plain(c.suffix), sdk.NameRule))
-		}
-		if c.remove && c.acceptNewKey {
-			return withCode(exitUsage, errors.New("--remove and --accept-new-keys contradict each other"))
 		}
 		return c.run(cmd.Context())
 	})
@@ -66,8 +62,10 @@ func (c *configSSH) run(ctx context.Context) error {
 		if hosts, err = c.hosts(ctx); err != nil {
 			return err
 		}
-		if err := c.checkKeys(hosts, known); err != nil {
-			return err
+		if !c.dryRun { // which changes nothing, what is known here included
+			if err := c.checkKeys(ctx, hosts); err != nil {
+				return err
+			}
 		}
 	}
 	block, pins := "", []byte(nil)
@@ -200,30 +198,17 @@ func (c *configSSH) hosts(ctx context.Context) ([]sshHost, error) {
 	return hosts, nil
 }
 
-// checkKeys refuses a host key that is another than we wrote down before.
-func (c *configSSH) checkKeys(hosts []sshHost, known *managedFile) error {
-	before := map[string]ssh.PublicKey{}
-	for rest := known.old; ; {
-		_, names, key, _, after, err := ssh.ParseKnownHosts(rest)
-		if err != nil {
-			break // the end, or not ours any more: it will be written anew
-		}
-		for _, name := range names {
-			before[name] = key
-		}
-		rest = after
+// checkKeys refuses a host key that is another than the one known here, unless the
+// workspace's owner allowed the change.
+func (c *configSSH) checkKeys(ctx context.Context, hosts []sshHost) error {
+	p, err := chooseProfile(c.profile)
+	if err != nil {
+		return err
 	}
 	for _, h := range hosts {
-		old := before[h.name]
-		if old == nil || string(old.Marshal()) == string(h.key.Marshal()) {
-			continue
+		if err := (hostKeyChecker{profile: p}).check(ctx, h.workspace, h.key); err != nil {
+			return err
 		}
-		change := fmt.Sprintf("the host key of workspace %s is %s, but %s has %s", h.workspace,
-			ssh.FingerprintSHA256(h.key), known.shown, ssh.FingerprintSHA256(old))
-		if !c.acceptNewKey {
-			return errors.New(change + "; if its owner says that this is right, add --accept-new-keys")
-		}
-		fmt.Fprintf(c.err, "Accepted: %s.\n", change)
 	}
 	return nil
 }

@@ -128,19 +128,26 @@ func TestConfigSSH(t *testing.T) {
 	t.Run("another key", func(t *testing.T) {
 		h := h.with(t)
 		good := read(t, knownHosts)
-		const other = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGPXFc0CQmtm9GbV1dKHb7nZ5hRgj1Vh0jGp1dGyN7Yk"
-		fields := strings.Fields(good[strings.Index(good, "local.fairlead"):])
-		require.NoError(t, os.WriteFile(knownHosts, []byte("local.fairlead "+other+" "+fields[3]+"\n"), 0o600))
+		const other = "AAAAC3NzaC1lZDI1NTE5AAAAIGPXFc0CQmtm9GbV1dKHb7nZ5hRgj1Vh0jGp1dGyN7Yk"
+		key := strings.Fields(good[strings.Index(good, "local.fairlead"):])[2]
+		require.NoError(t, os.WriteFile(knownHosts, []byte(strings.ReplaceAll(good, key, other)), 0o600))
 		r := h.sshWith("local.fairlead", "true")
 		require.Equal(t, 255, r.code)
 		require.Contains(t, r.stderr, "Host key verification failed")
+		require.Equal(t, 0, h.run("config-ssh").code)
+		require.Equal(t, good, read(t, knownHosts))
+
+		// What this machine knows goes before what the server says.
+		known := filepath.Join(odd, "known_hosts.json")
+		mine := read(t, known)
+		require.Contains(t, mine, key)
+		require.NoError(t, os.WriteFile(known, []byte(strings.ReplaceAll(mine, key, other)), 0o600))
 		r = h.run("config-ssh")
 		require.Equal(t, 1, r.code)
-		require.Contains(t, r.stderr, "--accept-new-keys")
-		require.NotEqual(t, good, read(t, knownHosts))
-		r = h.run("config-ssh", "--accept-new-keys")
-		require.Equal(t, 0, r.code, r.stderr)
+		require.Contains(t, r.stderr, "fairlead workspace forget admin/local")
 		require.Equal(t, good, read(t, knownHosts))
+		require.Equal(t, 0, h.run("workspace", "forget", "admin/local").code)
+		require.Equal(t, 0, h.run("config-ssh").code)
 	})
 	t.Run("damaged marks", func(t *testing.T) {
 		h := h.with(t)
@@ -166,7 +173,7 @@ func TestConfigSSH(t *testing.T) {
 	})
 	t.Run("bad input", func(t *testing.T) {
 		h := h.with(t)
-		for _, args := range [][]string{{"x"}, {"--host-suffix", "a b"}, {"--remove", "--accept-new-keys"}} {
+		for _, args := range [][]string{{"x"}, {"--host-suffix", "a b"}} {
 			require.Equal(t, 2, h.run(append([]string{"config-ssh"}, args...)...).code, "%q", args)
 		}
 		r := h.run("config-ssh", "--ssh-config-file", h.dir)
