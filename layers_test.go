@@ -71,6 +71,7 @@ var floors = []struct {
 var testPackages = map[string]int{
 	"testutil":      3,
 	"tests/cluster": 9,
+	"tests/threat":  9,
 	"tests/proxy":   9,
 	"tests/bench":   9,
 	"tests/faults":  9,

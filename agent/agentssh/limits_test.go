@@ -6,6 +6,8 @@ import (
 	"errors"
 	"net"
 	"os/exec"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -100,4 +102,18 @@ func TestConnectionsOfOnePeerAreBounded(t *testing.T) {
 		}
 		return ssh.NewClient(sc, channels, requests).Close() == nil
 	}, patience, time.Millisecond)
+}
+
+func TestVariablesOfOneSessionAreBounded(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, nil)
+	s, _, _ := h.session()
+	require.Error(t, s.Setenv("LONG", strings.Repeat("x", 32<<10+1)))
+	for i := range 256 {
+		require.NoError(t, s.Setenv("V"+strconv.Itoa(i), "x"))
+	}
+	require.Error(t, s.Setenv("V256", "x"))
+	out, err := s.Output("echo $V255$V256")
+	require.NoError(t, err)
+	require.Equal(t, "x\n", string(out))
 }

@@ -1,0 +1,130 @@
+package threat
+
+import (
+	"crypto/ed25519"
+	"crypto/rand"
+	"io/fs"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/crypto/ssh"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"fairlead.dev/fairlead/agent/proto"
+	"fairlead.dev/fairlead/disconnect"
+	"fairlead.dev/fairlead/sdk"
+	"fairlead.dev/fairlead/testutil"
+)
+
+// TestStolenAgentTokenWithAnotherHostKey: who has the agent's token but not its state
+// directory gets no further than the server's door, however often it knocks, and the
+// key that clients compare stays.
+func TestStolenAgentTokenWithAnotherHostKey(t *testing.T) {
+	s := newSite(t)
+	s.startAgent(t, "agent")
+	require.Eventually(t, func() bool { return s.workspace(t).Agent.Status == sdk.AgentOnline }, patience, 10*time.Millisecond)
+	pinned := s.workspace(t).SSHHostKey
+	require.NotEmpty(t, pinned)
+
+	refused := s.startAgent(t, "thief").WaitFor(testutil.Context(t, patience), func(e testutil.Ending) bool {
+		return strings.Contains(e.Attribution.Detail, "another SSH host key")
+	})
+	require.Equal(t, disconnect.AuthFailed, refused.Attribution.Reason)
+	require.Equal(t, pinned, s.workspace(t).SSHHostKey)
+}
+
+// TestHugeAndUnfitReports: messages of an agent that are too large or make no sense are
+// refused one by one, with nothing of them in the log, and the server serves on.
+func TestHugeAndUnfitReports(t *testing.T) {
+	s := newSite(t)
+	link := s.link(t, newInstance())
+	rpc := proto.NewAgentServiceClient(link.RPC())
+	ctx := testutil.Context(t, patience)
+	huge := strings.Repeat("\x1b[2J huge", 1<<20)
+	_, err := rpc.GetManifest(ctx, &proto.GetManifestRequest{SshHostKey: newHostKey(t)})
+	require.NoError(t, err)
+	unbounded := grpc.MaxCallSendMsgSize(1 << 30) // an attacker keeps no limits
+	id := uuid.New()
+
+	_, err = rpc.GetManifest(ctx, &proto.GetManifestRequest{SshHostKey: huge}, unbounded)
+	require.Equal(t, codes.ResourceExhausted, status.Code(err), "%.200v", err)
+	_, err = rpc.ReportConnection(ctx, &proto.ReportConnectionRequest{Connection: &proto.Connection{
+		Id: id[:], Action: proto.Connection_CONNECT, Type: proto.Connection_SSH, Principal: huge,
+	}}, unbounded)
+	require.Equal(t, codes.ResourceExhausted, status.Code(err), "%.200v", err)
+
+	// Just below the bound of a message: taken, but no more than a line of it is kept.
+	_, err = rpc.ReportConnection(ctx, &proto.ReportConnectionRequest{Connection: &proto.Connection{
+		Id: id[:], Action: proto.Connection_DISCONNECT, Type: proto.Connection_SSH, Principal: huge[:2<<20], Reason: &huge,
+	}}, unbounded)
+	require.Equal(t, codes.ResourceExhausted, status.Code(err), "%.200v", err)
+	long := huge[:3<<20]
+	_, err = rpc.ReportConnection(ctx, &proto.ReportConnectionRequest{Connection: &proto.Connection{
+		Id: id[:], Action: proto.Connection_DISCONNECT, Type: proto.Connection_SSH, Reason: &long,
+	}})
+	require.NoError(t, err)
+	require.Less(t, len(s.log.String()), 64<<10)
+	require.NotContains(t, s.log.String(), "\x1b")
+
+	_, err = rpc.ReportConnection(ctx, &proto.ReportConnectionRequest{})
+	require.Equal(t, codes.InvalidArgument, status.Code(err))
+	again, err := rpc.ReportConnection(ctx, &proto.ReportConnectionRequest{Connection: &proto.Connection{
+		Id: id[:], Action: proto.Connection_CONNECT, Type: proto.Connection_SSH, Principal: "ada",
+	}})
+	require.NoError(t, err, "the link lives")
+	require.NotNil(t, again)
+}
+
+func newHostKey(t *testing.T) string {
+	t.Helper()
+	public, _, err := ed25519.GenerateKey(rand.Reader)
+	require.NoError(t, err)
+	key, err := ssh.NewPublicKey(public)
+	require.NoError(t, err)
+	return string(ssh.MarshalAuthorizedKey(key))
+}
+
+// TestStateIsPrivate: no other user of the server's or the agent's host can read what
+// they keep.
+func TestStateIsPrivate(t *testing.T) {
+	s := newSite(t)
+	s.startAgent(t, "agent")
+	require.Eventually(t, func() bool { return s.workspace(t).Agent.Status == sdk.AgentOnline }, patience, 10*time.Millisecond)
+	files := 0
+	for _, dir := range []string{"server", "agent"} {
+		require.NoError(t, filepath.WalkDir(filepath.Join(s.dir, dir), func(path string, entry fs.DirEntry, err error) error {
+			require.NoError(t, err)
+			info, err := entry.Info()
+			require.NoError(t, err)
+			if entry.IsDir() {
+				require.Equal(t, fs.FileMode(0o700), info.Mode().Perm(), path)
+				return nil
+			}
+			files++
+			if filepath.Dir(path) == filepath.Join(s.dir, "agent") || !strings.HasSuffix(path, "-wal") {
+				require.Zero(t, info.Mode().Perm()&0o077, "%s: %s", path, info.Mode())
+			}
+			return nil
+		}))
+	}
+	require.GreaterOrEqual(t, files, 4)
+}
+
+// TestNoSecretIsLogged: neither token is in the server's log, at any level.
+func TestNoSecretIsLogged(t *testing.T) {
+	s := newSite(t)
+	s.startAgent(t, "agent")
+	require.Eventually(t, func() bool { return s.workspace(t).Agent.Status == sdk.AgentOnline }, patience, 10*time.Millisecond)
+	link := s.link(t, "an instance forged=true")
+	require.NoError(t, link.Close(disconnect.Goodbye{Reason: disconnect.ServerShutdown, Initiator: disconnect.Agent, Detail: "a\r\nb"}))
+	for _, token := range []string{s.userToken, s.agentToken} {
+		require.NotContains(t, s.log.String(), token)
+	}
+	require.NotContains(t, s.log.String(), "instance=an instance")
+}
