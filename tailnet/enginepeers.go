@@ -82,10 +82,11 @@ func parseEndpoints(texts []string) []netip.AddrPort {
 	var eps []netip.AddrPort
 	for _, text := range texts {
 		ep, err := netip.ParseAddrPort(text)
-		if err != nil || ep.Port() == 0 || ep.Addr().IsUnspecified() || ep.Addr().IsMulticast() || proto.Prefix.Contains(ep.Addr()) {
+		addr := ep.Addr().Unmap()
+		if err != nil || ep.Port() == 0 || addr.IsUnspecified() || addr.IsMulticast() || proto.Prefix.Contains(addr) {
 			continue
 		}
-		if eps = append(eps, netip.AddrPortFrom(ep.Addr().Unmap(), ep.Port())); len(eps) == maxEndpoints {
+		if eps = append(eps, netip.AddrPortFrom(addr, ep.Port())); len(eps) == maxEndpoints {
 			break
 		}
 	}

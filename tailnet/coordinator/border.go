@@ -82,7 +82,8 @@ func checkSelf(n *proto.Node, key proto.NodeKey) (*proto.Node, error) {
 			return nil, fmt.Errorf("check node: an endpoint is too long")
 		}
 		ep, err := netip.ParseAddrPort(text)
-		if err != nil || ep.Port() == 0 || ep.Addr().IsUnspecified() || ep.Addr().IsMulticast() {
+		addr := ep.Addr().Unmap()
+		if err != nil || ep.Port() == 0 || addr.IsUnspecified() || addr.IsMulticast() {
 			return nil, fmt.Errorf("check node: an endpoint is not an address and port")
 		}
 		clean.Endpoints = append(clean.Endpoints, ep.String())

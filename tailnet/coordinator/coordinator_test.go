@@ -129,6 +129,7 @@ func TestSelfIsChecked(t *testing.T) {
 		"a host name":      func(n *proto.Node) { n.Endpoints = []string{"localhost:22"} },
 		"port 0":           func(n *proto.Node) { n.Endpoints = []string{"192.0.2.1:0"} },
 		"multicast":        func(n *proto.Node) { n.Endpoints = []string{"224.0.0.1:9"} },
+		"mapped any":       func(n *proto.Node) { n.Endpoints = []string{"[::ffff:0.0.0.0]:9"} },
 		"a long endpoint":  func(n *proto.Node) { n.Endpoints = []string{"[fe80::1%" + strings.Repeat("x", 99) + "]:9"} },
 		"many endpoints":   func(n *proto.Node) { n.Endpoints = make([]string, maxEndpoints+1) },
 		"a negative relay": func(n *proto.Node) { n.HomeRelay = -1 },
