@@ -40,6 +40,9 @@ func newAgent(s streams) *cobra.Command {
 		if err != nil {
 			return withCode(exitUsage, err)
 		}
+		if plainBeyondLoopback(u) && !opts.insecureHTTP {
+			return withCode(exitUsage, fmt.Errorf("refusing to use %s: plain HTTP would show the agent's token to everybody on the way; use https, or --insecure-http to accept the risk", u))
+		}
 		token, err := agentToken(opts.token, opts.tokenFile)
 		if err != nil {
 			return withCode(exitUsage, err)
@@ -65,7 +68,7 @@ func newAgent(s streams) *cobra.Command {
 // agentOptions are the options of `fairlead agent`.
 type agentOptions struct {
 	url, token, tokenFile, stateDir, metricsListen string
-	forceRelay                                     bool
+	forceRelay, insecureHTTP                       bool
 	outageLimit, shutdownTimeout                   time.Duration
 }
 
@@ -77,6 +80,7 @@ func (o *agentOptions) table() []option {
 		{name: "agent-token", value: &o.token, usage: "the agent's token", secret: true},
 		{name: "token-file", value: &o.tokenFile, usage: "file that holds the agent's token"},
 		{name: "state-dir", value: &o.stateDir, usage: "directory of the agent's keys", shown: shownStateDir("agent")},
+		{name: "insecure-http", value: &o.insecureHTTP, usage: "send the token over plain HTTP beyond loopback"},
 		{name: "force-relay", value: &o.forceRelay, usage: "keep all traffic on the relay, never direct"},
 		{name: "metrics-listen", value: &o.metricsListen, usage: "address and port of /metrics, and of pprof if it is loopback; empty turns both off"},
 		{name: "outage-limit", value: &o.outageLimit, usage: "how long a client may be out of reach before its sessions end"},

@@ -22,8 +22,8 @@ func TestPlainBeyondLoopback(t *testing.T) {
 	}
 }
 
-// TestLoginRefusesPlainHTTP: nothing leaves this machine before the word is given.
-func TestLoginRefusesPlainHTTP(t *testing.T) {
+// TestPlainHTTPIsRefused: nothing leaves this machine before the word is given.
+func TestPlainHTTPIsRefused(t *testing.T) {
 	t.Setenv("FAIRLEAD_CONFIG_DIR", t.TempDir())
 	t.Setenv("HTTP_PROXY", "") // an address nobody has must not lead anywhere else
 	login := func(args ...string) (int, string) {
@@ -32,6 +32,11 @@ func TestLoginRefusesPlainHTTP(t *testing.T) {
 		require.Empty(t, out.String())
 		return code, errOut.String()
 	}
+	var errOut bytes.Buffer
+	t.Setenv("FAIRLEAD_AGENT_TOKEN", "fl_a_x")
+	require.Equal(t, exitUsage, Run(t.Context(), []string{"agent", "http://192.0.2.1:1", "--state-dir", t.TempDir()}, nil, &errOut, &errOut))
+	require.Contains(t, errOut.String(), "refusing to use http://192.0.2.1:1: plain HTTP")
+
 	code, text := login()
 	require.Equal(t, exitUsage, code)
 	require.Contains(t, text, "refusing to log in to http://192.0.2.1:1: plain HTTP")
