@@ -34,7 +34,7 @@ func TestNamesAtTheBorder(t *testing.T) {
 		requireRefused(t, s.raw(t, "POST", "/api/v1/workspaces", string(body), "Authorization: Bearer "+s.userToken), http.StatusBadRequest)
 		body, err = json.Marshal(sdk.LoginRequest{Code: name, Name: name})
 		require.NoError(t, err)
-		requireRefused(t, s.raw(t, "POST", "/api/v1/login", string(body)), http.StatusBadRequest, http.StatusUnauthorized)
+		requireRefused(t, s.raw(t, "POST", "/api/v1/login", string(body)), http.StatusBadRequest, http.StatusUnauthorized, http.StatusTooManyRequests)
 	}
 	for _, path := range []string{
 		"/api/v1/workspaces/..%2f..%2fetc%2fpasswd", "/api/v1/workspaces/%2e%2e", "/api/v1/workspaces/a%00b", "/api/v1/workspaces/a%0d%0aX-Forged:%20yes",
