@@ -144,7 +144,7 @@ func (c *configSSH) write(config, known *managedFile, text, pins []byte, hosts [
 	case len(hosts) == 0:
 		fmt.Fprintf(c.err, "%s has no workspaces of Fairlead any more.\n", config.shown)
 	default:
-		fmt.Fprintf(c.err, "%s knows %d now, for example: ssh %s\n", config.shown, len(hosts), hosts[0].name)
+		fmt.Fprintf(c.err, "%s knows your workspaces now, %d in all, for example: ssh %s\n", config.shown, len(hosts), hosts[0].name)
 	}
 	return nil
 }
