@@ -47,6 +47,7 @@ func newAgent(s streams) *cobra.Command {
 		if err != nil {
 			return withCode(exitUsage, err)
 		}
+		manager := takeServiceManager(log)
 		ended, closeMetrics, err := opts.metrics(cmd.Context(), log)
 		if err != nil {
 			return err
@@ -60,7 +61,7 @@ func newAgent(s streams) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return serveAgent(cmd.Context(), a)
+		return serveAgent(cmd.Context(), a, manager)
 	})
 	return cmd
 }
@@ -103,9 +104,13 @@ func (o *agentOptions) metrics(ctx context.Context, log *slog.Logger) (ended fun
 }
 
 // serveAgent runs a until a signal or until it gives up.
-func serveAgent(ctx context.Context, a agent.Agent) error {
+func serveAgent(ctx context.Context, a agent.Agent, manager *serviceManager) error {
 	ctx, again, stop := stopSignals(ctx)
 	defer stop()
+	watch, cancel := context.WithCancel(ctx)
+	wait := manager.run(watch, func(context.Context) error { return nil }) // alive is all there is to say
+	defer wait()
+	defer cancel()
 	return waitAndClose(ctx, again, a, func(context.Context) error { return nil })
 }
 

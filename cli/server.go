@@ -37,6 +37,10 @@ func newServer(s streams) *cobra.Command {
 			return err
 		}
 		opts.Version = softwareVersion()
+		if opts.Listener, err = inheritedListener(); err != nil {
+			return err
+		}
+		manager := takeServiceManager(opts.Logger)
 		ctx, again, stop := stopSignals(cmd.Context())
 		defer stop()
 		srv, err := server.New(ctx, opts)
@@ -44,7 +48,7 @@ func newServer(s streams) *cobra.Command {
 			return err
 		}
 		printAdminCode(s.out, srv)
-		return serve(ctx, again, srv)
+		return serve(ctx, again, srv, manager)
 	})
 	cmd.AddCommand(newServerBackup(s), newServerRestore(s))
 	return cmd
@@ -81,9 +85,13 @@ func printAdminCode(w io.Writer, srv *server.Server) {
 }
 
 // serve runs srv until ctx ends, then stops it in order; at once when again is closed.
-func serve(ctx context.Context, again <-chan struct{}, srv *server.Server) error {
+func serve(ctx context.Context, again <-chan struct{}, srv *server.Server, manager *serviceManager) error {
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve() }()
+	ctx, cancel := context.WithCancel(ctx)
+	wait := manager.run(ctx, srv.Healthy)
+	defer wait()
+	defer cancel()
 	select {
 	case err := <-served: // the port failed
 		return errors.Join(err, closeServer(again, srv))

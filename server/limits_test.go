@@ -68,7 +68,9 @@ func TestFailuresOfManyAddressesAreBounded(t *testing.T) {
 	c := newClock()
 	l := newLimits(Options{Now: c.Now})
 	wrong := errors.New("wrong")
-	address := func(i int) string { return netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 1).String() }
+	address := func(i int) string {
+		return netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 1).String()
+	}
 	for i := range maxAddresses {
 		require.Equal(t, wrong, l.failed(address(i), 1, wrong))
 	}

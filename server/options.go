@@ -21,6 +21,9 @@ type Options struct {
 	// Listen is the address and port of HTTP, such as "127.0.0.1:8080". Port 0 takes a
 	// free one.
 	Listen string
+	// Listener, unless it is nil, is the open port to use instead of Listen; the server
+	// closes it.
+	Listener net.Listener
 	// AccessURL is how agents and clients reach the server, perhaps through a proxy and
 	// under a path. Empty: made from the listening address.
 	AccessURL string
@@ -111,19 +114,30 @@ func (opts Options) listen(ctx context.Context) (net.Listener, error) {
 		}
 		config = cert.config()
 	}
-	ln, err := new(net.ListenConfig).Listen(ctx, "tcp", opts.Listen)
-	if err != nil {
-		return nil, listenError(opts.Listen, err)
+	ln := opts.Listener
+	if ln == nil {
+		var err error
+		if ln, err = new(net.ListenConfig).Listen(ctx, "tcp", opts.Listen); err != nil {
+			return nil, listenError(opts.Listen, err)
+		}
 	}
 	if config != nil {
 		return tls.NewListener(ln, config), nil
 	}
 	// Judging the bound address, not the text, sees through names and empty hosts.
 	if !opts.BehindProxy && !opts.InsecureHTTP && !isLoopback(ln.Addr()) {
-		refusal := fmt.Errorf("refusing to serve %s without TLS: give --tls-cert and --tls-key, or --behind-proxy if a proxy does TLS, or --insecure-http to accept the risk", opts.Listen)
+		refusal := fmt.Errorf("refusing to serve %s without TLS: give --tls-cert and --tls-key, or --behind-proxy if a proxy does TLS, or --insecure-http to accept the risk", opts.listenText(ln))
 		return nil, errors.Join(refusal, ln.Close())
 	}
 	return ln, nil
+}
+
+// listenText names the listening address as it was given.
+func (opts Options) listenText(ln net.Listener) string {
+	if opts.Listener != nil {
+		return ln.Addr().String()
+	}
+	return opts.Listen
 }
 
 // listenError says in one sentence why a port cannot be opened.

@@ -257,6 +257,9 @@ func (s *Server) Serve() error {
 	return nil
 }
 
+// Healthy reports whether the server can do its work: its database answers.
+func (s *Server) Healthy(ctx context.Context) error { return s.store.Ping(ctx) }
+
 // stopping reports whether Close has begun.
 func (s *Server) stopping() bool {
 	s.mu.Lock()

@@ -131,6 +131,9 @@ func restore(ctx context.Context, path, dir string, force bool) error {
 	if err := copyBackup(ctx, path, fresh); err != nil {
 		return errors.Join(err, removeIfThere(fresh))
 	}
+	if err := sameOwner(dir, fresh); err != nil {
+		return errors.Join(stateError(dir, err), os.Remove(fresh))
+	}
 	if replaces {
 		if err := setAside(target); err != nil {
 			return errors.Join(stateError(dir, err), os.Remove(fresh))

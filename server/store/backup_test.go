@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/uuid"
@@ -139,4 +140,22 @@ func requireOneSentence(t *testing.T, err error, part string) {
 	t.Helper()
 	require.ErrorContains(t, err, part)
 	require.NotContains(t, err.Error(), "\n")
+}
+
+// TestRestoreByRootLeavesTheOwner: root restores, another user's server opens it.
+func TestRestoreByRootLeavesTheOwner(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can give files away")
+	}
+	from, path, dir := t.TempDir(), filepath.Join(t.TempDir(), "backup"), t.TempDir()
+	s, err := store.Open(t.Context(), from)
+	require.NoError(t, err)
+	require.NoError(t, s.Close())
+	require.NoError(t, store.Backup(t.Context(), from, path))
+	require.NoError(t, os.Chown(dir, 12345, 12346))
+	require.NoError(t, store.Restore(t.Context(), path, dir, false))
+	info, err := os.Stat(filepath.Join(dir, "fairlead.db"))
+	require.NoError(t, err)
+	owner := info.Sys().(*syscall.Stat_t)
+	require.Equal(t, []uint32{12345, 12346}, []uint32{owner.Uid, owner.Gid})
 }

@@ -36,3 +36,19 @@ func syncDirectory(dir string) error {
 	}
 	return errors.Join(d.Sync(), d.Close())
 }
+
+// sameOwner gives a file that root made in dir to the owner of dir: the server that
+// runs there may be another user.
+func sameOwner(dir, path string) error {
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	info, err := os.Stat(dir)
+	if err != nil {
+		return err
+	}
+	if owner, ok := info.Sys().(*syscall.Stat_t); ok {
+		return os.Lchown(path, int(owner.Uid), int(owner.Gid))
+	}
+	return nil
+}
