@@ -19,6 +19,7 @@ import (
 	"fairlead.dev/fairlead/agent/proto"
 	"fairlead.dev/fairlead/disconnect"
 	"fairlead.dev/fairlead/sdk"
+	tailnetproto "fairlead.dev/fairlead/tailnet/proto"
 	"fairlead.dev/fairlead/testutil"
 )
 
@@ -36,6 +37,13 @@ func TestStolenAgentTokenWithAnotherHostKey(t *testing.T) {
 		return strings.Contains(e.Attribution.Detail, "another SSH host key")
 	})
 	require.Equal(t, disconnect.AuthFailed, refused.Attribution.Reason)
+
+	// One that never shows a host key is let at nothing either.
+	link := s.link(t, newInstance())
+	stream, err := tailnetproto.NewTailnetServiceClient(link.RPC()).Coordinate(testutil.Context(t, patience))
+	require.NoError(t, err)
+	_, err = stream.Recv()
+	require.Equal(t, codes.PermissionDenied, status.Code(err), "%v", err)
 	require.Equal(t, pinned, s.workspace(t).SSHHostKey)
 }
 
