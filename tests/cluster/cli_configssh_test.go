@@ -224,3 +224,27 @@ func TestConfigSSHShared(t *testing.T) {
 	require.Empty(t, read(t, bob.path(".ssh/config")), "there is nothing to reach")
 	require.NoFileExists(t, bob.path("config/ssh_known_hosts.fairlead"))
 }
+
+// TestConfigSSHAfterRekey: the stock ssh refuses the agent's new key until the block is
+// written anew, which the owner's word allows.
+func TestConfigSSHAfterRekey(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	require.NoError(t, os.Mkdir(s.h.path(".ssh"), 0o700))
+	configure := func() {
+		s.h.must("config-ssh", "--ssh-config-file", s.h.path(".ssh/config"))
+	}
+	configure()
+	require.Equal(t, "one\n", s.h.sshWith("dev.fairlead", "echo one").stdout)
+
+	s.agent.signal(15)
+	require.Equal(t, 0, s.agent.wait())
+	require.NoError(t, os.RemoveAll(s.h.path("agent")))
+	s.h.must("workspace", "rekey", "dev")
+	s.startAgent()
+	r := s.h.sshWith("dev.fairlead", "true")
+	require.Equal(t, 255, r.code)
+	require.Contains(t, r.stderr, "Host key verification failed")
+	configure()
+	require.Equal(t, "two\n", s.h.sshWith("dev.fairlead", "echo two").stdout)
+}
