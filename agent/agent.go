@@ -116,9 +116,10 @@ type agent struct {
 	link   *control.Link // nil while the server is out of reach
 	coord  chan error    // gives how the coordination under way ended, then is closed; nil when none is
 
-	routines sync.WaitGroup // listeners and runLoop
-	loopDone chan struct{}  // runLoop has returned
-	failed   chan error     // has one place: why the agent gave up
+	routines sync.WaitGroup                         // listeners and runLoop
+	loopDone chan struct{}                          // runLoop has returned
+	failed   chan error                             // has one place: why the agent gave up
+	refused  atomic.Pointer[disconnect.Attribution] // the same, in words; nil: it did not
 
 	patience  context.Context // ends when a shutdown must not wait any longer
 	runOut    context.CancelFunc

@@ -106,13 +106,28 @@ type refusedError struct {
 }
 
 func (e *refusedError) Error() string {
-	if e.attr.Reason == disconnect.AuthFailed {
+	switch e.attr.Reason {
+	case disconnect.DuplicateAgent:
+		return "another agent took over this workspace with the same token; start only one, and create a workspace for each machine"
+	case disconnect.AuthFailed, disconnect.AuthRevoked:
 		return "the server does not accept this agent's token; create a new one for the workspace and start the agent with it"
 	}
 	return "the server refuses this agent: " + disconnect.Scrub(e.err.Error())
 }
 
 func (e *refusedError) Unwrap() error { return e.err }
+
+// dismissed returns the error to give up with when the server said goodbye for good.
+func dismissed(link *control.Link) error {
+	ending := link.Ending()
+	switch ending.Reason {
+	case disconnect.AuthRevoked, disconnect.DuplicateAgent:
+		if ending.Goodbye {
+			return &refusedError{attr: ending.Attribution, err: link.Err()}
+		}
+	}
+	return nil
+}
 
 // IsRefused reports whether err says that the server does not accept the agent.
 func IsRefused(err error) bool {

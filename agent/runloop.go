@@ -25,7 +25,7 @@ func (a *agent) runLoop() {
 		link, err := a.connectUntilUp(&r)
 		if err != nil {
 			if IsRefused(err) {
-				a.failed <- err
+				a.giveUp(err)
 			}
 			return
 		}
@@ -35,11 +35,24 @@ func (a *agent) runLoop() {
 		err = a.serveLink(link)
 		a.setLink(nil)
 		a.logLinkEnding(link, err)
+		if err := dismissed(link); err != nil {
+			a.giveUp(err)
+			return
+		}
 		a.noteCut(&early, time.Since(begin), link.Ending().Attribution)
 		if a.gracefulCtx.Err() == nil && !a.pause(r.next()) {
 			return
 		}
 	}
+}
+
+// giveUp ends the agent's life with err, a *refusedError.
+func (a *agent) giveUp(err error) {
+	var refused *refusedError
+	if errors.As(err, &refused) {
+		a.refused.Store(&refused.attr)
+	}
+	a.failed <- err
 }
 
 // logLinkEnding writes the link's own disconnect line. It is the one line of the

@@ -57,6 +57,12 @@ func (l *Link) handle(frame *proto.LinkFrame) {
 		l.gotHello(f.Hello)
 	case *proto.LinkFrame_Heartbeat:
 		l.echo.Store(f.Heartbeat.GetSequence())
+		l.echoed.Store(f.Heartbeat.GetEcho())
+		if f.Heartbeat.GetAnswer() {
+			l.sendMu.Lock()
+			l.beatLocked(false)
+			l.sendMu.Unlock()
+		}
 	case *proto.LinkFrame_Goodbye:
 		// If we have said goodbye too, ours was first for us.
 		l.end(l.declared(wire.ToGoodbye(f.Goodbye)))

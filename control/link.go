@@ -113,6 +113,7 @@ type Link struct {
 	stream   frames
 	sequence uint64
 	echo     atomic.Uint64 // the peer's highest heartbeat
+	echoed   atomic.Uint64 // our highest that the peer has echoed
 }
 
 // event happens once.

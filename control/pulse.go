@@ -123,13 +123,19 @@ func (l *Link) beat() {
 		return
 	}
 	defer l.sendMu.Unlock()
+	l.beatLocked(false)
+}
+
+// beatLocked sends a heartbeat and returns its number; sendMu is held.
+func (l *Link) beatLocked(answer bool) uint64 {
 	if l.stream == nil {
-		return
+		return 0
 	}
 	l.sequence++
 	_ = l.stream.Send(&proto.LinkFrame{Frame: &proto.LinkFrame_Heartbeat{
-		Heartbeat: &proto.Heartbeat{Sequence: l.sequence, Echo: l.echo.Load()},
+		Heartbeat: &proto.Heartbeat{Sequence: l.sequence, Echo: l.echo.Load(), Answer: answer},
 	}}) // a stream that cannot send cannot receive either, and that is noticed
+	return l.sequence
 }
 
 // hear notes that bytes of the other end have come.

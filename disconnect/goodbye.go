@@ -29,13 +29,15 @@ func (g Goodbye) On(t ConnectType) Attribution {
 // From returns g as its receiver may believe it of sender (Client, Agent or Server):
 // who says goodbye confesses and accuses nobody. So the sender is the closer, unless
 // it may name another: the server may name anyone, who enforces a rule may name the
-// offender, and anyone may say that it lost the network.
+// offender, anyone may say that it lost the network, and anyone may pass on what only
+// the server decides.
 func (g Goodbye) From(sender Initiator) Goodbye {
 	switch {
 	case g.Reason == Unknown:
 	case g.Initiator == InitiatorUnknown:
 		g.Initiator = sender
 	case sender == Server, g.Initiator == Network:
+	case g.Initiator == Server && (g.Reason == AuthRevoked || g.Reason == AuthExpired || g.Reason == DuplicateAgent):
 	case g.Reason == LimitExceeded, g.Reason == SlowPeer, g.Reason == ProtocolError:
 	default:
 		g.Initiator = sender

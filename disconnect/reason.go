@@ -28,6 +28,7 @@ const (
 	AuthFailed        Reason = 30
 	LimitExceeded     Reason = 31
 	VersionMismatch   Reason = 32
+	DuplicateAgent    Reason = 33
 	ConnectionRefused Reason = 34
 
 	ProcessSignaled   Reason = 40
@@ -65,6 +66,7 @@ var reasonTable = []reasonInfo{
 	{AuthFailed, "auth_failed", false, "The identity was not accepted."},
 	{LimitExceeded, "limit_exceeded", false, "A quota, rate or connection limit was exceeded."},
 	{VersionMismatch, "version_mismatch", false, "The two ends have no protocol version in common."},
+	{DuplicateAgent, "duplicate_agent", false, "Two live agents had the same identity; the older one was told to stop."},
 	{ConnectionRefused, "connection_refused", false, "The host answered, but nothing is listening there."},
 	{ProcessSignaled, "process_signaled", false, "A signal that Fairlead did not send killed the session's process."},
 	{PeerCrashed, "peer_crashed", false, "The other process or its host died without saying goodbye."},
@@ -86,7 +88,6 @@ var reserved = map[Reason]string{
 	13: "session_replaced", 14: "path_migrated", 15: "suspended",
 	21: "workspace_stopped", 22: "admin_terminated", 23: "idle_timeout",
 	24: "session_limit",
-	33: "duplicate_agent",
 	41: "oom_killed", 42: "workspace_evicted", 44: "peer_unresponsive", 48: "host_paused",
 	56: "relay_lost",
 }

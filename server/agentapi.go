@@ -93,8 +93,36 @@ func (a *agentAPI) GetManifest(ctx context.Context, req *proto.GetManifestReques
 	if err != nil {
 		return nil, a.failed(ctx, id, err)
 	}
+	if older := a.presence.rival(link); older != nil {
+		a.displace(ctx, older)
+	}
 	a.presence.opened(ws.ID, link)
 	return &proto.Manifest{WorkspaceId: ws.ID, WorkspaceName: ws.Name, OwnerName: ws.OwnerName}, nil
+}
+
+// rivalTimeout is how long the link of an older agent may take to show that it lives.
+const rivalTimeout = 2 * time.Second
+
+// displace ends the link of an older agent in favour of a newer one with the same
+// token and host key. An agent that still lives is told, so that the two do not take
+// turns; one that does not answer is gone.
+func (a *agentAPI) displace(ctx context.Context, older *control.Link) {
+	// Once begun it is done, even if the newer one leaves meanwhile.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rivalTimeout)
+	defer cancel()
+	if older.Probe(ctx) {
+		a.logger.WarnContext(ctx, "two agents with one token: the older one is told to stop",
+			"workspace_id", older.Peer().ID, "instance", older.PeerInstance())
+		_ = older.Close(disconnect.Goodbye{ // keeps the first cause
+			Reason: disconnect.DuplicateAgent, Initiator: disconnect.Server,
+			Detail: "another agent registered for the same workspace",
+		})
+		return
+	}
+	older.Abort(disconnect.Attribution{
+		Reason: disconnect.NetworkTimeout, Initiator: disconnect.Network,
+		Detail: "no answer within " + rivalTimeout.String() + ", and another agent registered",
+	})
 }
 
 // failed turns a failure of the store into what the agent may know of it.

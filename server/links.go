@@ -54,6 +54,18 @@ func (p *presence) registered(link *control.Link) bool {
 	return p.online[link.Peer().ID].link == link
 }
 
+// rival returns the link of another process than link's that counts now for the same
+// workspace; nil: there is none.
+func (p *presence) rival(link *control.Link) *control.Link {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	here := p.online[link.Peer().ID].link
+	if here == nil || here == link || here.PeerInstance() == link.PeerInstance() {
+		return nil
+	}
+	return here
+}
+
 // opened records a new link of an agent that has registered. An older one of the same
 // workspace that has not ended yet is no longer what counts.
 func (p *presence) opened(workspaceID string, link *control.Link) {

@@ -353,7 +353,17 @@ func TestManifestPinsTheHostKey(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, rekeys, 1)
 	require.Equal(t, []string{"ada", first, second}, []string{rekeys[0].By, rekeys[0].OldKey, rekeys[0].NewKey})
-	_, err = agent.GetManifest(ctx, &agentproto.GetManifestRequest{SshHostKey: first})
+	// The older agent is told: the two share a token, and it still lives.
+	select {
+	case <-link.Done():
+	case <-ctx.Done():
+		require.FailNow(t, "the older agent was not told")
+	}
+	require.Equal(t, disconnect.DuplicateAgent, link.Ending().Reason)
+	require.Equal(t, disconnect.Server, link.Ending().Initiator)
+	back, err := s.dial(t, disconnect.Agent, token, uuid.NewString())
+	require.NoError(t, err)
+	_, err = agentproto.NewAgentServiceClient(back.RPC()).GetManifest(ctx, &agentproto.GetManifestRequest{SshHostKey: first})
 	require.Equal(t, codes.PermissionDenied, status.Code(err), "the old key is the wrong one now")
 
 	client, err := s.dial(t, disconnect.Client, userToken, uuid.NewString())

@@ -198,7 +198,9 @@ type Heartbeat struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Sequence uint64                 `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"`
 	// echo is the highest sequence received from the other side.
-	Echo          uint64 `protobuf:"varint,2,opt,name=echo,proto3" json:"echo,omitempty"`
+	Echo uint64 `protobuf:"varint,2,opt,name=echo,proto3" json:"echo,omitempty"`
+	// answer asks the other side for a heartbeat at once.
+	Answer        bool `protobuf:"varint,3,opt,name=answer,proto3" json:"answer,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -245,6 +247,13 @@ func (x *Heartbeat) GetEcho() uint64 {
 		return x.Echo
 	}
 	return 0
+}
+
+func (x *Heartbeat) GetAnswer() bool {
+	if x != nil {
+		return x.Answer
+	}
+	return false
 }
 
 type GoodbyeAck struct {
@@ -298,10 +307,11 @@ const file_control_proto_control_proto_rawDesc = "" +
 	"\x05Hello\x12\x1f\n" +
 	"\vinstance_id\x18\x01 \x01(\tR\n" +
 	"instanceId\x12\x18\n" +
-	"\aversion\x18\x02 \x01(\tR\aversion\";\n" +
+	"\aversion\x18\x02 \x01(\tR\aversion\"S\n" +
 	"\tHeartbeat\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12\x12\n" +
-	"\x04echo\x18\x02 \x01(\x04R\x04echo\"\f\n" +
+	"\x04echo\x18\x02 \x01(\x04R\x04echo\x12\x16\n" +
+	"\x06answer\x18\x03 \x01(\bR\x06answer\"\f\n" +
 	"\n" +
 	"GoodbyeAck2\\\n" +
 	"\x0eControlService\x12J\n" +
