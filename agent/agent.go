@@ -173,9 +173,6 @@ func withDefaults(opts Options) Options {
 	if opts.retryFirst <= 0 {
 		opts.retryFirst, opts.retryLast = firstRetry, lastRetry
 	}
-	if opts.Ended == nil {
-		opts.Ended = func(disconnect.Attribution) {}
-	}
 	if opts.HTTPClient == nil {
 		opts.HTTPClient = http.DefaultClient
 	}

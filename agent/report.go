@@ -32,7 +32,7 @@ func (a *agent) reportConnection(id uuid.UUID, kind proto.Connection_Type, ip st
 func (a *agent) trackConnection(id uuid.UUID, kind proto.Connection_Type, ip, principal string) (ended func(disconnect.Attribution, int)) {
 	end := a.openConnection(&proto.Connection{Id: id[:], Type: kind, Ip: ip, Principal: principal})
 	return func(attr disconnect.Attribution, exitCode int) {
-		a.opts.Ended(attr.On(disconnect.AgentToClient))
+		a.countEnding(attr.On(disconnect.AgentToClient))
 		reason := disconnect.Scrub(attr.Detail)
 		if reason == "" {
 			reason = attr.Reason.String() // never recorded as empty
@@ -42,6 +42,13 @@ func (a *agent) trackConnection(id uuid.UUID, kind proto.Connection_Type, ip, pr
 			Reason:      &reason,
 			Attribution: wire.FromAttribution(attr),
 		})
+	}
+}
+
+// countEnding tells whoever counts how something ended.
+func (a *agent) countEnding(attr disconnect.Attribution) {
+	if a.opts.Ended != nil {
+		a.opts.Ended(attr)
 	}
 }
 

@@ -62,7 +62,7 @@ func (a *agent) logLinkEnding(link *control.Link, err error) {
 	if attr.Detail == "" && err != nil {
 		attr.Detail = err.Error()
 	}
-	a.opts.Ended(attr)
+	a.countEnding(attr)
 	attr.Log(a.hardCtx, a.logger, "disconnected from server")
 }
 
