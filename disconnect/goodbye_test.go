@@ -75,3 +75,13 @@ func TestGoodbyeNamesItsSender(t *testing.T) {
 		require.Equal(t, tc.said.Reason, heard.Reason)
 	}
 }
+
+// TestTheServersWordIsPassedOn: what only the server decides may come through an agent.
+func TestTheServersWordIsPassedOn(t *testing.T) {
+	for _, r := range []Reason{AuthRevoked, AuthExpired, DuplicateAgent} {
+		g := Goodbye{Reason: r, Initiator: Server, Detail: "x"}
+		require.Equal(t, g, g.From(Agent))
+		require.Equal(t, g, g.From(Client))
+		require.Equal(t, Agent, Goodbye{Reason: r, Initiator: Client}.From(Agent).Initiator, "that accuses the client")
+	}
+}
