@@ -219,7 +219,7 @@ func TestGoodbyeBeforeTheCutWins(t *testing.T) {
 				if sender == "server" {
 					from, to = to, from
 				}
-				g := goodbye(d.ServerShutdown, from.self, "and killed at once, after many words"+strings.Repeat(".", 40))
+				g := goodbye(d.ServerShutdown, from.self, "and killed at once, after many words"+strings.Repeat(".", 200))
 				require.True(t, from.latch(Ending{g.On(d.ServerToAgent), true}))
 				passed := w.proxy.nextLong()
 				require.True(t, from.send(goodbyeFrame(g)))

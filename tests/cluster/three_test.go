@@ -171,7 +171,7 @@ func TestShell(t *testing.T) {
 	})
 	t.Run("Ctrl-C goes to the remote program", func(t *testing.T) {
 		sh := s.openShell()
-		sh.typeKeys("echo begun''; sleep 1000\r")
+		sh.typeKeys(`sh -c "echo begun''; exec sleep 1000"` + "\r") // in the foreground when it speaks
 		sh.out.awaitText(t, "begun\r\n")
 		sh.typeKeys("\x03")
 		sh.echo("still")
