@@ -6,6 +6,8 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -72,4 +74,13 @@ func openLogFile(path string) (*os.File, error) {
 		return nil, fmt.Errorf("open log file: %w", err)
 	}
 	return f, nil
+}
+
+// programName is how the person called this program, so that a command we show can be
+// typed as it stands: bin/fairlead in a clone, fairlead where it is installed.
+func programName() string {
+	if name := os.Args[0]; strings.ContainsRune(name, filepath.Separator) && !strings.ContainsAny(name, " '\"$\\") {
+		return plain(name)
+	}
+	return "fairlead"
 }

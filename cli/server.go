@@ -81,7 +81,7 @@ func printAdminCode(w io.Writer, srv *server.Server) {
 		return
 	}
 	fmt.Fprintf(w, "This server has no user yet. Log in as the first one within 15 minutes:\n\n"+
-		"  fairlead login %s --code %s\n\nThe code works once; it is also in %s.\n", srv.URL(), code, file)
+		"  %s login %s --code %s\n\nThe code works once; it is also in %s.\n", programName(), srv.URL(), code, file)
 }
 
 // serve runs srv until ctx ends, then stops it in order; at once when again is closed.

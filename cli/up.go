@@ -118,7 +118,7 @@ func (u *up) announce(asJSON bool, stateDir string) error {
 		}{u.srv.URL().String(), localWorkspace, stateDir})
 	}
 	_, err := fmt.Fprintf(u.out, "Fairlead is up at %s, with this machine as workspace %q.\n\n"+
-		"In another terminal:\n\n  fairlead ssh %s\n\nCtrl-C stops it.\n", u.srv.URL(), localWorkspace, localWorkspace)
+		"In another terminal:\n\n  %s ssh %s\n\nCtrl-C stops it.\n", u.srv.URL(), localWorkspace, programName(), localWorkspace)
 	return err
 }
 

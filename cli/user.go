@@ -53,7 +53,7 @@ func newUserCreate(s streams) *cobra.Command {
 		}
 		fmt.Fprintf(s.out, "User %s (%s) is there. They log in with:\n\n", plain(made.User.Name), plain(made.User.Role))
 		if file != nil {
-			fmt.Fprintf(s.out, "  fairlead login %s --token-file %s\n", api.URL(), tokenFile)
+			fmt.Fprintf(s.out, "  %s login %s --token-file %s\n", programName(), api.URL(), tokenFile)
 			return nil
 		}
 		fmt.Fprintf(s.out, "  FAIRLEAD_TOKEN=%s fairlead login %s\n\nThe token is not shown again.\n", plain(made.Token), api.URL())

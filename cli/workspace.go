@@ -78,10 +78,10 @@ func agentTokenCommand(cmd *cobra.Command, s streams, done string,
 		}
 		fmt.Fprintf(s.out, done+"\n\n", plain(made.Workspace.Name))
 		if file == nil {
-			fmt.Fprintf(s.out, "  FAIRLEAD_AGENT_TOKEN=%s fairlead agent %s\n\nThe token is not shown again.\n", plain(made.AgentToken), api.URL())
+			fmt.Fprintf(s.out, "  FAIRLEAD_AGENT_TOKEN=%s %s agent %s\n\nThe token is not shown again.\n", plain(made.AgentToken), programName(), api.URL())
 			return nil
 		}
-		fmt.Fprintf(s.out, "  fairlead agent %s --token-file %s\n", api.URL(), tokenFile)
+		fmt.Fprintf(s.out, "  %s agent %s --token-file %s\n", programName(), api.URL(), tokenFile)
 		return nil
 	})
 }
