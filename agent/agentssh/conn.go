@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -267,6 +268,15 @@ func (c *conn) tearDown() {
 	case <-t.C:
 	}
 	_ = c.sc.Close()
+}
+
+// ownClient begins the version of our own client.
+const ownClient = "SSH-2.0-Fairlead"
+
+// tellsItsUser reports whether the client itself says to its user what tell sends, so
+// that a line of ours would say it twice.
+func (c *conn) tellsItsUser() bool {
+	return strings.HasPrefix(string(c.sc.ClientVersion()), ownClient)
 }
 
 // tell sends the cause as a global request; the channel that it returns is closed

@@ -250,13 +250,22 @@ func TestEndPeer(t *testing.T) {
 
 func TestCloseTellsWhy(t *testing.T) {
 	t.Parallel()
-	for _, terminal := range []bool{false, true} {
+	const said = "fairlead: session ended by agent: server_shutdown: agent is stopping"
+	for _, tc := range []struct {
+		terminal     bool
+		client, said string
+	}{
+		{false, "SSH-2.0-Go", said},
+		{true, "SSH-2.0-Go", said},
+		{false, "SSH-2.0-Fairlead", ""}, // it tells its user itself
+	} {
 		h := newHost(t, nil)
 		line := newLifeline(t)
 		raw, err := net.Dial("tcp", h.addr)
 		require.NoError(t, err)
 		sc, channels, requests, err := ssh.NewClientConn(raw, h.addr, &ssh.ClientConfig{
 			HostKeyCallback: ssh.FixedHostKey(h.key.PublicKey()),
+			ClientVersion:   tc.client,
 		})
 		require.NoError(t, err)
 		told := make(chan *ssh.Request, 1)
@@ -273,7 +282,7 @@ func TestCloseTellsWhy(t *testing.T) {
 		client := ssh.NewClient(sc, channels, passed)
 		s, err := client.NewSession()
 		require.NoError(t, err)
-		if terminal {
+		if tc.terminal {
 			require.NoError(t, s.RequestPty("vt100", 24, 80, nil))
 		}
 		out, err := s.StdoutPipe()
@@ -289,8 +298,7 @@ func TestCloseTellsWhy(t *testing.T) {
 		line.wait(t)
 		var missing *ssh.ExitMissingError
 		require.ErrorAs(t, s.Wait(), &missing, "our own signal is no exit status")
-		require.Equal(t, "fairlead: session ended by agent: server_shutdown: agent is stopping",
-			strings.TrimSpace(stderr.String()))
+		require.Equal(t, tc.said, strings.TrimSpace(stderr.String()))
 		r := wait(t, told, "no global request")
 		var payload struct {
 			Reason, Initiator uint32

@@ -105,7 +105,7 @@ func (s *session) run() {
 	flushed := s.await()
 	s.end.Set(s.cause())
 	s.report()
-	if !flushed && s.c.isStopped() {
+	if !flushed && s.c.isStopped() && !s.c.tellsItsUser() {
 		a, _ := s.end.Get()
 		s.say(lastWords(a))
 	}

@@ -264,6 +264,7 @@ func TestAgentStops(t *testing.T) {
 	require.Equal(t, 0, s.agent.wait())
 	require.Equal(t, 255, sh.wait())
 	require.Contains(t, sh.out.String(), "reason=server_shutdown initiator=agent expected=true")
+	require.Equal(t, 1, strings.Count(sh.out.String(), "fairlead: "), "it is said once")
 
 	s.agent.ending("ssh session closed", "agent_to_client", "server_shutdown", "agent", true)
 	s.agent.ending("coordination RPC disconnected", "server_to_agent", "server_shutdown", "agent", true)
