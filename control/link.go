@@ -29,9 +29,8 @@ const (
 	// ackWait is how long Close waits for the other end to acknowledge a goodbye.
 	ackWait = 200 * time.Millisecond
 	// drainWait is how long a goodbye that has arrived just before the socket broke
-	// may take through gRPC before the break counts as the cause. A broken link is in
-	// no hurry, and the machine may be busy.
-	drainWait = 100 * time.Millisecond
+	// may take through gRPC before the break counts as the cause.
+	drainWait = 20 * time.Millisecond
 	// linger is how long the rest of an ended link may take to go.
 	linger = time.Second
 	// endingWait is how long EndingOf waits for the link to end.
