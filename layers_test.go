@@ -70,6 +70,7 @@ var floors = []struct {
 // tests and each other import them.
 var testPackages = map[string]int{
 	"testutil":      3,
+	"tests/site":    9,
 	"tests/cluster": 9,
 	"tests/threat":  9,
 	"tests/proxy":   9,

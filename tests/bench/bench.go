@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"fairlead.dev/fairlead/tests/site"
 )
 
 // bench is one run of all measurements.
@@ -20,7 +22,6 @@ type bench struct {
 	streams int
 	bytes   int64
 
-	dir   string
 	peers []peer
 }
 
@@ -33,21 +34,14 @@ type peer struct {
 	banner func() *exec.Cmd
 }
 
-func (b *bench) run() (err error) {
-	b.binary, err = filepath.Abs(b.binary)
+func (b *bench) run(t *run) (err error) {
+	if site.Binary, err = filepath.Abs(b.binary); err != nil {
+		return err
+	}
+	lab, err := startLab(t)
 	if err != nil {
 		return err
 	}
-	b.dir, err = os.MkdirTemp("", "fairlead-bench-")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(b.dir)
-	lab, err := startLab(b.ctx, b.dir, b.binary)
-	if err != nil {
-		return err
-	}
-	defer lab.stop()
 	b.peers = lab.peers()
 	fmt.Printf("One run of `make bench`, %s. Ratios are to OpenSSH in the same run.\n\n", machine())
 	return errors.Join(
@@ -179,7 +173,7 @@ func (b *bench) reportSize(lab *lab) error {
 	if err != nil {
 		return err
 	}
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", lab.agent.Process.Pid))
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", lab.Agent.Cmd.Process.Pid))
 	if err != nil {
 		return err
 	}

@@ -30,7 +30,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	b := &bench{ctx: ctx, binary: *binary, rounds: *rounds, streams: *streams, bytes: int64(*megabytes) << 20}
-	if err := b.run(); err != nil {
+	if err := measure(ctx, b.run); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}

@@ -2,51 +2,48 @@ package cluster
 
 import (
 	"encoding/json"
-	"io"
 	"os"
-	"os/exec"
 	"regexp"
 	"strings"
-	"syscall"
 	"testing"
 
-	"github.com/creack/pty"
 	"github.com/stretchr/testify/require"
+
+	"fairlead.dev/fairlead/tests/site"
 )
 
 // TestLogFile: server, agent and client log to files of their own mode, and keep what
 // was there.
 func TestLogFile(t *testing.T) {
 	t.Parallel()
-	h := newHome(t)
-	h.write("up.log", "a line of before\n")
-	require.NoError(t, os.Chmod(h.path("up.log"), 0o640))
-	up, _ := startUp(t, h, "--log-file", h.path("up.log"), "--log-level", "info")
+	h := site.NewHome(t)
+	h.Write("up.log", "a line of before\n")
+	require.NoError(t, os.Chmod(h.Path("up.log"), 0o640))
+	up, _ := site.StartUp(h, "--log-file", h.Path("up.log"), "--log-level", "info")
 
-	r := h.run("ssh", "local", "--log-file", h.path("ssh.log"), "--log-format", "json", "--", "exit 3")
-	require.Equal(t, result{code: 3}, r, "the log is not on the terminal")
-	info, err := os.Stat(h.path("ssh.log"))
+	r := h.Run("ssh", "local", "--log-file", h.Path("ssh.log"), "--log-format", "json", "--", "exit 3")
+	require.Equal(t, site.Result{Code: 3}, r, "the log is not on the terminal")
+	info, err := os.Stat(h.Path("ssh.log"))
 	require.NoError(t, err)
 	require.Equal(t, os.FileMode(0o600), info.Mode().Perm())
 	for range 2 {
-		h.run("ssh", "local", "--log-file", h.path("ssh.log"), "--log-format", "json", "--", "true")
+		h.Run("ssh", "local", "--log-file", h.Path("ssh.log"), "--log-format", "json", "--", "true")
 	}
-	log := newOutput()
-	_, _ = log.Write([]byte(read(t, h.path("ssh.log"))))
-	require.Len(t, log.endings(t, "session ended"), 3, "each run appends, its ending has five fields")
+	log := site.NewOutput()
+	_, _ = log.Write([]byte(read(t, h.Path("ssh.log"))))
+	require.Len(t, log.Endings(t, "session ended"), 3, "each run appends, its ending has five fields")
 
-	r = h.run("ssh", "local", "--log-file", h.path("no/such/dir"), "--", "true")
-	require.Equal(t, 1, r.code)
-	require.Equal(t, "fairlead: open log file: open "+h.path("no/such/dir")+": no such file or directory\n", r.stderr)
+	r = h.Run("ssh", "local", "--log-file", h.Path("no/such/dir"), "--", "true")
+	require.Equal(t, 1, r.Code)
+	require.Equal(t, "fairlead: open log file: open "+h.Path("no/such/dir")+": no such file or directory\n", r.Stderr)
 
-	up.signal(syscall.SIGTERM)
-	require.Equal(t, 0, up.wait())
-	require.Empty(t, up.stderr.String())
-	text := read(t, h.path("up.log"))
+	up.Stop()
+	require.Empty(t, up.Stderr.String())
+	text := read(t, h.Path("up.log"))
 	require.True(t, strings.HasPrefix(text, "a line of before\n"))
 	require.Contains(t, text, `"role":"server"`)
 	require.Contains(t, text, `"role":"agent"`)
-	info, err = os.Stat(h.path("up.log"))
+	info, err = os.Stat(h.Path("up.log"))
 	require.NoError(t, err)
 	require.Equal(t, os.FileMode(0o640), info.Mode().Perm(), "whose file it was decides")
 }
@@ -55,48 +52,43 @@ func TestLogFile(t *testing.T) {
 // and no question where nobody can answer.
 func TestOutputForPrograms(t *testing.T) {
 	t.Parallel()
-	s := newSite(t)
+	s := site.New(t)
 	for _, args := range [][]string{{"ls"}, {"version"}, {"whoami"}, {"user", "list"}, {"token", "list"}, {"ping", "--once", "dev"}} {
-		r := s.h.run(append(args, "--output", "json")...)
-		require.Equal(t, 0, r.code, "%q: %s", args, r.stderr)
-		require.Empty(t, r.stderr, "%q", args)
-		for line := range strings.Lines(r.stdout) {
+		r := s.Run(append(args, "--output", "json")...)
+		require.Equal(t, 0, r.Code, "%q: %s", args, r.Stderr)
+		require.Empty(t, r.Stderr, "%q", args)
+		for line := range strings.Lines(r.Stdout) {
 			require.True(t, json.Valid([]byte(line)), "%q: %s", args, line)
 		}
-		require.NotEmpty(t, r.stdout, "%q", args)
+		require.NotEmpty(t, r.Stdout, "%q", args)
 	}
 
 	t.Run("failures keep standard output empty", func(t *testing.T) {
-		h := newHome(t)
+		h := site.NewHome(t)
 		for _, args := range [][]string{{"ls"}, {"whoami"}, {"ping", "dev"}} {
-			r := h.run(append(args, "-o", "json")...)
-			require.Equal(t, 4, r.code, "%q", args)
-			require.Empty(t, r.stdout, "%q", args)
-			require.Equal(t, 1, strings.Count(r.stderr, "\n"), "%q: %s", args, r.stderr)
+			r := h.Run(append(args, "-o", "json")...)
+			require.Equal(t, 4, r.Code, "%q", args)
+			require.Empty(t, r.Stdout, "%q", args)
+			require.Equal(t, 1, strings.Count(r.Stderr, "\n"), "%q: %s", args, r.Stderr)
 		}
 	})
 	t.Run("no terminal, no question", func(t *testing.T) {
-		r := newHome(t).run("login", s.url)
-		require.Equal(t, 2, r.code, r.stderr)
-		require.Contains(t, r.stderr, "there is no terminal")
+		r := site.NewHome(t).Run("login", s.URL)
+		require.Equal(t, 2, r.Code, r.Stderr)
+		require.Contains(t, r.Stderr, "there is no terminal")
 	})
 	t.Run("no colour on a terminal", func(t *testing.T) {
 		for _, args := range [][]string{{"ls"}, {"ping", "--once", "dev"}, {"--help"}, {"nope"}} {
-			require.NotRegexp(t, regexp.MustCompile(`\x1b\[[0-9;]*m`), s.onTerminal(t, args...))
+			require.NotRegexp(t, regexp.MustCompile(`\x1b\[[0-9;]*m`), shown(t, s.Home.With(t), args...))
 		}
 	})
 }
 
-// onTerminal runs a command on a terminal and returns all that it shows.
-func (s *site) onTerminal(t *testing.T, args ...string) string {
+// shown runs a command on a terminal and returns all that it shows.
+func shown(t *testing.T, h *site.Home, args ...string) string {
 	t.Helper()
-	cmd := exec.Command(binary, args...)
-	cmd.Env = append(s.h.env, "TERM=xterm-256color")
-	tty, err := pty.Start(cmd)
-	require.NoError(t, err)
-	defer tty.Close()
-	shown, _ := io.ReadAll(tty) // ends with EIO when the command does
-	_ = cmd.Wait()              // its code is not the question
-	require.NotEmpty(t, shown)
-	return string(shown)
+	term := h.OnTerminal(args...)
+	term.Wait() // the code is not the question
+	require.NotEmpty(t, term.Out.String())
+	return term.Out.String()
 }

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"fairlead.dev/fairlead/tests/site"
 )
 
 // pingLine is any line of `ping --output json`.
@@ -43,14 +45,14 @@ func pingLines(t *testing.T, text string) []pingLine {
 
 func TestPing(t *testing.T) {
 	t.Parallel()
-	h := newHome(t)
-	up, r := startUp(t, h)
+	h := site.NewHome(t)
+	up, url := site.StartUp(h)
 
 	t.Run("one answer as JSON", func(t *testing.T) {
-		r := h.run("ping", "--once", "--output", "json", "local")
-		require.Equal(t, 0, r.code, r.stderr)
-		require.Empty(t, r.stderr)
-		lines := pingLines(t, r.stdout)
+		r := h.Run("ping", "--once", "--output", "json", "local")
+		require.Equal(t, 0, r.Code, r.Stderr)
+		require.Empty(t, r.Stderr)
+		lines := pingLines(t, r.Stdout)
 		var answers []pingLine
 		for _, line := range lines {
 			require.Equal(t, "local", line.Workspace)
@@ -67,64 +69,63 @@ func TestPing(t *testing.T) {
 			[]any{last.Sent, last.Answered, last.Loss, last.Reason, last.Connect})
 	})
 	t.Run("the upgrade to direct", func(t *testing.T) {
-		r := h.run("ping", "--until-direct", "--interval", "50ms", "--count", "400", "local")
-		require.Equal(t, 0, r.code, r.stdout+r.stderr)
-		require.Contains(t, r.stdout, "path to local: direct ")
-		require.Contains(t, r.stdout, ", direct after ")
+		r := h.Run("ping", "--until-direct", "--interval", "50ms", "--count", "400", "local")
+		require.Equal(t, 0, r.Code, r.Stdout+r.Stderr)
+		require.Contains(t, r.Stdout, "path to local: direct ")
+		require.Contains(t, r.Stdout, ", direct after ")
 	})
 	t.Run("only the relay", func(t *testing.T) {
-		r := h.run("ping", "--force-relay", "--until-direct", "--interval", "50ms", "-c", "3", "-o", "json", "local")
-		require.Equal(t, 6, r.code, r.stdout+r.stderr)
-		lines := pingLines(t, r.stdout)
+		r := h.Run("ping", "--force-relay", "--until-direct", "--interval", "50ms", "-c", "3", "-o", "json", "local")
+		require.Equal(t, 6, r.Code, r.Stdout+r.Stderr)
+		lines := pingLines(t, r.Stdout)
 		last := lines[len(lines)-1]
 		require.Equal(t, []any{3, 3, "relay"}, []any{last.Sent, last.Answered, last.Path.Kind})
 	})
 	t.Run("Ctrl-C tells the summary", func(t *testing.T) {
-		p := h.start("ping", "local", "--log-file", h.path("ping.log"), "--log-format", "json")
-		p.stdout.awaitText(t, "answer 1 from local")
-		p.signal(syscall.SIGINT)
-		require.Equal(t, 0, p.wait())
-		require.Contains(t, p.stdout.String(), "0% lost")
-		require.Empty(t, p.stderr.String())
+		p := h.Start("ping", "local", "--log-file", h.Path("ping.log"), "--log-format", "json")
+		p.Stdout.AwaitText(t, "answer 1 from local")
+		p.Signal(syscall.SIGINT)
+		require.Equal(t, 0, p.Wait())
+		require.Contains(t, p.Stdout.String(), "0% lost")
+		require.Empty(t, p.Stderr.String())
 	})
 	t.Run("bad input", func(t *testing.T) {
 		for _, args := range [][]string{
 			{}, {"a", "b"}, {"Local"}, {"../x"}, {"-c", "-1", "local"}, {"--once", "-c", "2", "local"},
 			{"--interval", "1ns", "local"}, {"--timeout", "0s", "local"}, {"-o", "yaml", "local"},
 		} {
-			r := h.run(append([]string{"ping"}, args...)...)
-			require.Equal(t, 2, r.code, "%q: %s", args, r.stderr)
-			require.Equal(t, 1, strings.Count(r.stderr, "\n"), r.stderr)
-			require.Empty(t, r.stdout)
+			r := h.Run(append([]string{"ping"}, args...)...)
+			require.Equal(t, 2, r.Code, "%q: %s", args, r.Stderr)
+			require.Equal(t, 1, strings.Count(r.Stderr, "\n"), r.Stderr)
+			require.Empty(t, r.Stdout)
 		}
-		r := h.run("ping", "nowhere")
-		require.Equal(t, 1, r.code)
-		require.Equal(t, "fairlead: there is no workspace nowhere\n", r.stderr)
+		r := h.Run("ping", "nowhere")
+		require.Equal(t, 1, r.Code)
+		require.Equal(t, "fairlead: there is no workspace nowhere\n", r.Stderr)
 	})
-	t.Run("no login", func(t *testing.T) { require.Equal(t, 4, newHome(t).run("ping", "local").code) })
+	t.Run("no login", func(t *testing.T) { require.Equal(t, 4, site.NewHome(t).Run("ping", "local").Code) })
 
-	up.signal(syscall.SIGTERM)
-	require.Equal(t, 0, up.wait())
-	gone := h.run("ping", "--once", "local")
-	require.Equal(t, 255, gone.code)
-	require.Contains(t, gone.stderr, r.URL)
+	up.Stop()
+	gone := h.Run("ping", "--once", "local")
+	require.Equal(t, 255, gone.Code)
+	require.Contains(t, gone.Stderr, url)
 }
 
 // TestPingAgentGone: the agent dies while it is pinged, and is not there afterwards.
 func TestPingAgentGone(t *testing.T) {
 	t.Parallel()
-	s := newSite(t)
-	p := s.h.start("ping", "dev", "--interval", "50ms", "--timeout", "200ms", "--outage-limit", "2s")
-	p.stdout.awaitText(t, "answer 1 from dev")
-	s.agent.kill()
-	require.Equal(t, 5, p.wait(), "the agent is gone")
-	require.Contains(t, p.stderr.String(), "fairlead: connection to dev ended: reason=")
-	require.Equal(t, 1, strings.Count(p.stderr.String(), "\n"))
-	require.Contains(t, p.stdout.String(), "% lost")
+	s := site.New(t)
+	p := s.Start("ping", "dev", "--interval", "50ms", "--timeout", "200ms", "--outage-limit", "2s")
+	p.Stdout.AwaitText(t, "answer 1 from dev")
+	s.Agent.Kill()
+	require.Equal(t, 5, p.Wait(), "the agent is gone")
+	require.Contains(t, p.Stderr.String(), "fairlead: connection to dev ended: reason=")
+	require.Equal(t, 1, strings.Count(p.Stderr.String(), "\n"))
+	require.Contains(t, p.Stdout.String(), "% lost")
 
-	s.awaitAgent("offline")
-	r := s.h.run("ping", "--once", "dev")
-	require.Equal(t, 5, r.code, r.stderr)
-	require.Contains(t, r.stderr, "the agent of workspace dev is offline")
-	require.Empty(t, r.stdout)
+	s.AwaitAgent("offline")
+	r := s.Run("ping", "--once", "dev")
+	require.Equal(t, 5, r.Code, r.Stderr)
+	require.Contains(t, r.Stderr, "the agent of workspace dev is offline")
+	require.Empty(t, r.Stdout)
 }

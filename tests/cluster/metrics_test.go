@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"fairlead.dev/fairlead/tests/site"
 )
 
 // scrape returns one process' metrics.
@@ -24,23 +26,20 @@ func scrape(t *testing.T, addr string) string {
 // looks at what both counted.
 func TestMetrics(t *testing.T) {
 	t.Parallel()
-	agentAddr, serverAddr := freeAddress(t), freeAddress(t)
-	s := &site{t: t, h: newHome(t)}
-	s.h.env = append(s.h.env, "FAIRLEAD_METRICS_LISTEN="+serverAddr)
-	s.url = "http://" + freeAddress(t)
-	s.startServer()
-	require.Equal(t, 0, s.h.run("login", s.url, "--code", s.oneTimeCode()).code)
-	s.agentEnv = s.h.path("agent-token")
-	require.Equal(t, 0, s.h.run("workspace", "create", "dev", "--token-file", s.agentEnv).code)
-	s.startAgent("--metrics-listen", agentAddr)
-	require.Equal(t, 3, s.h.run("ssh", "dev", "--", "exit 3").code)
-	resp, err := http.Get(s.url + "/api/v1/me")
+	agentAddr, serverAddr := site.FreeAddress(t), site.FreeAddress(t)
+	s := site.Empty(t)
+	s.Setenv("FAIRLEAD_METRICS_LISTEN=" + serverAddr)
+	s.StartServer()
+	s.Settle()
+	s.StartAgent("--metrics-listen", agentAddr)
+	require.Equal(t, 3, s.Run("ssh", "dev", "--", "exit 3").Code)
+	resp, err := http.Get(s.URL + "/api/v1/me")
 	require.NoError(t, err)
 	require.NoError(t, resp.Body.Close())
 
 	const ended = `fairlead_disconnects_total{connect_type="agent_to_client",expected="true",initiator="agent",reason="process_exited"} 1`
-	testEventually(t, "the agent's count", func() bool { return strings.Contains(scrape(t, agentAddr), ended) })
-	testEventually(t, "the server's count", func() bool {
+	site.Eventually(t, "the agent's count", func() bool { return strings.Contains(scrape(t, agentAddr), ended) })
+	site.Eventually(t, "the server's count", func() bool {
 		text := scrape(t, serverAddr)
 		for _, line := range []string{
 			ended, `fairlead_control_links{kind="agent"} 1`, `fairlead_control_links{kind="client"} 0`, "fairlead_relay_connections 1",

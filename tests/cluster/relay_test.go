@@ -19,6 +19,7 @@ import (
 	"fairlead.dev/fairlead/tailnet"
 	"fairlead.dev/fairlead/tailnet/proto"
 	"fairlead.dev/fairlead/tailnet/relay"
+	"fairlead.dev/fairlead/tests/site"
 	"fairlead.dev/fairlead/testutil"
 )
 
@@ -64,7 +65,7 @@ func (h *relayHost) start(t *testing.T) {
 	})
 	mux := http.NewServeMux()
 	mux.Handle("/base/api/v1/relay", h.relay)
-	h.server = &http.Server{Handler: mux, ReadHeaderTimeout: patience}
+	h.server = &http.Server{Handler: mux, ReadHeaderTimeout: site.Patience}
 	h.serve.Go(func() { _ = h.server.Serve(l) })
 }
 
@@ -120,7 +121,7 @@ func roundTrip(t *testing.T, c net.Conn, data []byte) {
 		_, err := io.Copy(c, bytes.NewReader(data))
 		sent <- err
 	}()
-	require.NoError(t, c.SetReadDeadline(time.Now().Add(patience)))
+	require.NoError(t, c.SetReadDeadline(time.Now().Add(site.Patience)))
 	sum := sha256.New()
 	_, err := io.CopyN(sum, c, int64(len(data)))
 	require.NoError(t, err)
@@ -134,7 +135,7 @@ func TestStreamSurvivesARestartOfTheRelay(t *testing.T) {
 	require.NoError(t, agent.UpsertPeer(client.Self()))
 	require.NoError(t, client.UpsertPeer(agent.Self()))
 	echo(t, agent)
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), site.Patience)
 	defer cancel()
 	c, err := client.DialTCP(ctx, agent.Key(), 22)
 	require.NoError(t, err)
@@ -157,7 +158,7 @@ func TestStreamSurvivesARestartOfTheRelay(t *testing.T) {
 		gone := time.Now()
 		h.start(t)
 		back := make([]byte, len("sent into the gap"))
-		require.NoError(t, c.SetReadDeadline(time.Now().Add(patience)))
+		require.NoError(t, c.SetReadDeadline(time.Now().Add(site.Patience)))
 		_, err = io.ReadFull(c, back)
 		require.NoError(t, err)
 		t.Logf("echo %s after the relay's return", time.Since(gone))
@@ -182,7 +183,7 @@ func TestRelayTokenIsForOneNode(t *testing.T) {
 		require.Equal(t, disconnect.Server, e.Ending.Initiator)
 		require.False(t, h.relay.Connected(victim))
 		require.False(t, h.relay.Connected(thief.Public()))
-	case <-time.After(patience):
+	case <-time.After(site.Patience):
 		require.Fail(t, "the thief was not cut off")
 	}
 }

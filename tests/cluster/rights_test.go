@@ -7,66 +7,50 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"fairlead.dev/fairlead/tests/site"
 )
 
 // revokeWithin is what a withdrawn right may take to end a live session.
 const revokeWithin = 2 * time.Second
 
-// must runs fairlead and returns what it said, which must have worked.
-func (h *home) must(args ...string) string {
-	h.t.Helper()
-	r := h.run(args...)
-	require.Equal(h.t, 0, r.code, "%q: %s%s", args, r.stdout, r.stderr)
-	return r.stdout
-}
-
-// newUser makes a user, logged in on a machine of their own.
-func (s *site) newUser(name string) *home {
-	s.t.Helper()
-	token := s.h.path("token-of-" + name)
-	s.h.must("user", "create", name, "--token-file", token)
-	h := newHome(s.t)
-	h.must("login", s.url, "--token-file", token)
-	return h
-}
-
 // session opens a session that lasts, and waits until the remote command runs.
-func session(h *home, workspace string) *process {
-	p := h.start("ssh", workspace, "--", "echo up''; sleep 1000")
-	p.stdout.awaitText(h.t, "up\n")
+func session(h *site.Home, workspace string) *site.Process {
+	p := h.Start("ssh", workspace, "--", "echo up''; sleep 1000")
+	p.Stdout.AwaitText(h.T, "up\n")
 	return p
 }
 
 // endsRevoked waits for the end of a client after something withdrew its right at the
 // time since, and checks what everybody says of it.
-func (s *site) endsRevoked(p *process, since time.Time) {
-	s.t.Helper()
-	require.Equal(s.t, 255, p.wait(), p.stderr)
+func endsRevoked(t *testing.T, p *site.Process, since time.Time) {
+	t.Helper()
+	require.Equal(t, 255, p.Wait(), p.Stderr)
 	took := time.Since(since)
-	require.Contains(s.t, p.stderr.String(), "reason=auth_revoked initiator=server expected=true")
-	require.Equal(s.t, 1, strings.Count(p.stderr.String(), "\n"), p.stderr)
-	require.Less(s.t, took, revokeWithin)
+	require.Contains(t, p.Stderr.String(), "reason=auth_revoked initiator=server expected=true")
+	require.Equal(t, 1, strings.Count(p.Stderr.String(), "\n"), p.Stderr)
+	require.Less(t, took, revokeWithin)
 }
 
 // TestWithdrawnRights: a right that is withdrawn ends the live session, and client,
 // agent and server all say why.
 func TestWithdrawnRights(t *testing.T) {
 	t.Parallel()
-	s := newSite(t)
-	bob := s.newUser("bob")
-	require.Equal(t, 255, bob.run("ssh", "admin/dev", "--", "true").code, "not yet")
+	s := site.New(t)
+	bob := s.NewUser("bob")
+	require.Equal(t, 255, bob.Run("ssh", "admin/dev", "--", "true").Code, "not yet")
 
 	revoked := 0
 	gone := func(t *testing.T) {
 		t.Helper()
 		revoked++
 		for _, end := range []struct {
-			log *process
+			log *site.Process
 			msg string
-		}{{s.agent, "ssh session closed"}, {s.server, "connection ended"}} {
-			testEventually(t, end.msg, func() bool {
+		}{{s.Agent, "ssh session closed"}, {s.Server, "connection ended"}} {
+			site.Eventually(t, end.msg, func() bool {
 				n := 0
-				for _, e := range end.log.stderr.endings(t, end.msg) {
+				for _, e := range end.log.Stderr.Endings(t, end.msg) {
 					if e["disconnect_reason"] == "auth_revoked" && e["disconnect_initiator"] == "server" && e["connect_type"] == "agent_to_client" {
 						n++
 					}
@@ -77,106 +61,106 @@ func TestWithdrawnRights(t *testing.T) {
 	}
 
 	t.Run("unshared", func(t *testing.T) {
-		s.h.must("workspace", "share", "dev", "bob")
-		require.Contains(t, bob.must("ls"), "dev")
-		p, mine := session(bob, "admin/dev"), session(s.h, "dev")
+		s.Must("workspace", "share", "dev", "bob")
+		require.Contains(t, bob.Must("ls"), "dev")
+		p, mine := session(bob, "admin/dev"), session(s.Home, "dev")
 		since := time.Now()
-		s.h.must("workspace", "unshare", "dev", "bob")
-		s.endsRevoked(p, since)
+		s.Must("workspace", "unshare", "dev", "bob")
+		endsRevoked(t, p, since)
 		gone(t)
-		require.Equal(t, 255, bob.run("ssh", "admin/dev", "--", "true").code)
-		require.NotContains(t, bob.must("ls"), "dev")
-		mine.signal(15)
-		require.Contains(t, mine.stdout.String(), "up")
-		require.NotEqual(t, 0, mine.wait())
-		require.Contains(t, mine.stderr.String(), "reason=client_closed", "the owner's session lived on")
+		require.Equal(t, 255, bob.Run("ssh", "admin/dev", "--", "true").Code)
+		require.NotContains(t, bob.Must("ls"), "dev")
+		mine.Signal(15)
+		require.Contains(t, mine.Stdout.String(), "up")
+		require.NotEqual(t, 0, mine.Wait())
+		require.Contains(t, mine.Stderr.String(), "reason=client_closed", "the owner's session lived on")
 	})
 	t.Run("token revoked", func(t *testing.T) {
-		s.h.must("workspace", "share", "dev", "bob")
+		s.Must("workspace", "share", "dev", "bob")
 		var made struct {
 			Secret string `json:"secret"`
 			Token  struct {
 				ID string `json:"id"`
 			} `json:"token"`
 		}
-		require.NoError(t, json.Unmarshal([]byte(bob.must("token", "create", "ci", "--scope", "ssh", "--output", "json")), &made))
-		ci := newHome(t)
-		ci.must("login", s.url, "--token-file", ci.write("token", made.Secret))
-		require.Equal(t, 1, ci.run("token", "list").code, "the scope is ssh")
+		require.NoError(t, json.Unmarshal([]byte(bob.Must("token", "create", "ci", "--scope", "ssh", "--output", "json")), &made))
+		ci := site.NewHome(t)
+		ci.Must("login", s.URL, "--token-file", ci.Write("token", made.Secret))
+		require.Equal(t, 1, ci.Run("token", "list").Code, "the scope is ssh")
 		p, other := session(ci, "admin/dev"), session(bob, "admin/dev")
 		since := time.Now()
-		bob.must("token", "revoke", made.Token.ID[:8])
-		s.endsRevoked(p, since)
+		bob.Must("token", "revoke", made.Token.ID[:8])
+		endsRevoked(t, p, since)
 		gone(t)
-		require.Equal(t, 4, ci.run("ls").code)
-		require.Equal(t, 4, ci.run("ssh", "admin/dev", "--", "true").code)
-		other.signal(15)
-		require.NotEqual(t, 0, other.wait())
-		require.Contains(t, other.stderr.String(), "reason=client_closed", "another token's session lived on")
+		require.Equal(t, 4, ci.Run("ls").Code)
+		require.Equal(t, 4, ci.Run("ssh", "admin/dev", "--", "true").Code)
+		other.Signal(15)
+		require.NotEqual(t, 0, other.Wait())
+		require.Contains(t, other.Stderr.String(), "reason=client_closed", "another token's session lived on")
 	})
 	t.Run("user disabled while the server is away", func(t *testing.T) {
 		p := session(bob, "admin/dev")
-		s.server.kill()
-		s.startServer()
-		s.awaitAgent("online")
+		s.Server.Kill()
+		s.StartServer()
+		s.AwaitAgent("online")
 		since := time.Now()
-		s.h.must("user", "disable", "bob")
-		s.endsRevoked(p, since)
+		s.Must("user", "disable", "bob")
+		endsRevoked(t, p, since)
 		revoked = 0 // of this life of the server; the agent's log goes on
-		require.Equal(t, 4, bob.run("whoami").code)
-		s.h.must("user", "enable", "bob")
-		require.Contains(t, bob.must("whoami"), "bob (member)")
+		require.Equal(t, 4, bob.Run("whoami").Code)
+		s.Must("user", "enable", "bob")
+		require.Contains(t, bob.Must("whoami"), "bob (member)")
 	})
 	t.Run("logged out", func(t *testing.T) {
 		p := session(bob, "admin/dev")
 		since := time.Now()
-		bob.must("logout")
-		s.endsRevoked(p, since)
-		require.Equal(t, 4, bob.run("whoami").code)
+		bob.Must("logout")
+		endsRevoked(t, p, since)
+		require.Equal(t, 4, bob.Run("whoami").Code)
 	})
 	t.Run("workspace deleted", func(t *testing.T) {
-		p := session(s.h, "dev")
+		p := session(s.Home, "dev")
 		since := time.Now()
-		s.h.must("workspace", "delete", "dev")
-		s.endsRevoked(p, since)
-		require.Equal(t, 3, s.agent.wait(), "the agent does not come back")
-		links := s.agent.stderr.endings(t, "disconnected from server")
+		s.Must("workspace", "delete", "dev")
+		endsRevoked(t, p, since)
+		require.Equal(t, 3, s.Agent.Wait(), "the agent does not come back")
+		links := s.Agent.Stderr.Endings(t, "disconnected from server")
 		require.Equal(t, "auth_revoked", links[len(links)-1]["disconnect_reason"])
 		require.Equal(t, "server", links[len(links)-1]["disconnect_initiator"])
 	})
 	t.Run("the last admin stays", func(t *testing.T) {
-		r := s.h.run("user", "disable", "admin")
-		require.Equal(t, 1, r.code)
-		require.Contains(t, r.stderr, "the last admin")
+		r := s.Run("user", "disable", "admin")
+		require.Equal(t, 1, r.Code)
+		require.Contains(t, r.Stderr, "the last admin")
 	})
 }
 
 // TestExpiredToken: a token that expires ends what it began.
 func TestExpiredToken(t *testing.T) {
 	t.Parallel()
-	s := newSite(t)
-	token := s.h.path("short")
-	s.h.must("token", "create", "short", "--expires", "5s", "--token-file", token)
-	h := newHome(t)
-	h.must("login", s.url, "--token-file", token)
+	s := site.New(t)
+	token := s.Path("short")
+	s.Must("token", "create", "short", "--expires", "5s", "--token-file", token)
+	h := site.NewHome(t)
+	h.Must("login", s.URL, "--token-file", token)
 	p := session(h, "dev")
-	require.Equal(t, 255, p.wait())
-	require.Contains(t, p.stderr.String(), "reason=auth_expired initiator=server expected=true")
-	r := h.run("ssh", "dev", "--", "true")
-	require.Equal(t, 4, r.code)
-	require.Contains(t, r.stderr, "has expired")
+	require.Equal(t, 255, p.Wait())
+	require.Contains(t, p.Stderr.String(), "reason=auth_expired initiator=server expected=true")
+	r := h.Run("ssh", "dev", "--", "true")
+	require.Equal(t, 4, r.Code)
+	require.Contains(t, r.Stderr, "has expired")
 }
 
 // TestRotatedToken: the agent with the old token is told and stays away; one with the
 // new token takes its place.
 func TestRotatedToken(t *testing.T) {
 	t.Parallel()
-	s := newSite(t)
-	fresh := s.h.path("fresh-token")
-	s.h.must("workspace", "rotate-token", "dev", "--token-file", fresh)
-	require.Equal(t, 3, s.agent.wait())
-	require.Contains(t, s.agent.stderr.String(), "the server does not accept this agent's token")
-	s.agentEnv = fresh
-	s.startAgent()
-	require.Equal(t, "hello\n", s.h.must("ssh", "dev", "--", "echo hello"))
+	s := site.New(t)
+	fresh := s.Path("fresh-token")
+	s.Must("workspace", "rotate-token", "dev", "--token-file", fresh)
+	require.Equal(t, 3, s.Agent.Wait())
+	require.Contains(t, s.Agent.Stderr.String(), "the server does not accept this agent's token")
+	s.AgentToken = fresh
+	s.StartAgent()
+	require.Equal(t, "hello\n", s.Must("ssh", "dev", "--", "echo hello"))
 }

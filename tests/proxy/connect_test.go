@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"fairlead.dev/fairlead/tests/site"
 )
 
 // connectProxy is a forward proxy that knows CONNECT only. It alone knows where the
@@ -118,40 +120,41 @@ func TestThroughConnectProxy(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
 	cert, key := m.certify("fairlead.test", "localhost")
-	address, port := freePort(t)
-	proxy := newConnectProxy(t, address, "ada", "s3cret")
-	server, code := m.server(address, "--tls-cert", cert, "--tls-key", key, "--access-url", "https://fairlead.test")
+	_, port, err := net.SplitHostPort(m.Address)
+	require.NoError(t, err)
+	proxy := newConnectProxy(t, m.Address, "ada", "s3cret")
+	m.StartServer("--tls-cert", cert, "--tls-key", key, "--access-url", "https://fairlead.test")
 
 	const url = "https://fairlead.test"
 	require.Contains(t, m.check(url).requireFailed(t, "connection"), `the name "fairlead.test" does not resolve`)
-	plain := m.env
-	m.env = append(plain, "HTTPS_PROXY=http://"+proxy.ln.Addr().String())
+	plain := m.Env
+	m.Env = append(plain[:len(plain):len(plain)], "HTTPS_PROXY=http://"+proxy.ln.Addr().String())
 	require.Contains(t, m.check(url).requireFailed(t, "connection"), "Proxy Authentication Required")
-	r := m.run("login", url, "--code", code)
-	require.Equal(t, 1, r.code)
-	require.Contains(t, r.stderr, "through the proxy http://"+proxy.ln.Addr().String())
+	r := m.Run("login", url, "--code", site.OneTimeCode(m.Server))
+	require.Equal(t, 1, r.Code)
+	require.Contains(t, r.Stderr, "through the proxy http://"+proxy.ln.Addr().String())
 
-	m.env = append(plain, "HTTPS_PROXY=http://ada:s3cret@"+proxy.ln.Addr().String())
+	m.Env = append(plain[:len(plain):len(plain)], "HTTPS_PROXY=http://ada:s3cret@"+proxy.ln.Addr().String())
 	before := proxy.count()
 	m.check(url).requireFailed(t)
-	agent := m.settle(url, code)
-	m.online()
-	run := m.run("ssh", "dev", "--", "echo through; exit 7")
-	require.Equal(t, "through\n", run.stdout, run.stderr)
-	require.Equal(t, 7, run.code)
+	m.settle(url)
+	m.AwaitAgent("online")
+	run := m.Run("ssh", "dev", "--", "echo through; exit 7")
+	require.Equal(t, "through\n", run.Stdout, run.Stderr)
+	require.Equal(t, 7, run.Code)
 	require.GreaterOrEqual(t, proxy.count()-before, 6, "API, control and relay, of client and agent")
-	require.NotContains(t, agent.out.String()+server.out.String()+run.stderr, "s3cret")
+	require.NotContains(t, m.Agent.Stderr.String()+m.Server.Stderr.String()+run.Stderr, "s3cret")
 
 	// The agent finds back through the proxy when that drops everything.
 	proxy.cut()
-	agent.await("disconnected from server")
-	m.online()
-	require.Equal(t, 0, m.run("ssh", "dev", "--", "true").code)
+	m.Agent.Stderr.AwaitText(t, "disconnected from server")
+	m.AwaitAgent("online")
+	require.Equal(t, 0, m.Run("ssh", "dev", "--", "true").Code)
 
 	// NO_PROXY: there is nobody else who knows that name.
-	m.env = append(m.env, "NO_PROXY=fairlead.test")
+	m.Setenv("NO_PROXY=fairlead.test")
 	require.Contains(t, m.check(url).requireFailed(t, "connection"), "does not resolve")
 	// localhost never goes through a proxy.
-	m.env = append(plain, "HTTPS_PROXY=http://127.0.0.1:1")
+	m.Env = append(plain[:len(plain):len(plain)], "HTTPS_PROXY=http://127.0.0.1:1")
 	require.Contains(t, m.check("https://localhost:"+port).requireFailed(t, "access_url"), "the server tells others https://fairlead.test, which does not lead to it")
 }

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -8,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"fairlead.dev/fairlead/tests/site"
 )
 
 // fromDeploy reads a file of deploy/ and replaces what differs between the machine of
@@ -22,6 +25,14 @@ func fromDeploy(t *testing.T, name string, replacements ...string) string {
 		text = strings.ReplaceAll(text, replacements[i], replacements[i+1])
 	}
 	return text
+}
+
+// freePort returns a port of loopback that nobody listens on.
+func freePort(t *testing.T) string {
+	t.Helper()
+	_, port, err := net.SplitHostPort(site.FreeAddress(t))
+	require.NoError(t, err)
+	return port
 }
 
 // need skips the test when a program is not installed.
@@ -42,19 +53,19 @@ func (m *machine) nginx(address, config string) {
 	program := need(m.t, "nginx")
 	var temp strings.Builder
 	for _, kind := range []string{"client_body", "proxy", "fastcgi", "uwsgi", "scgi"} {
-		temp.WriteString(kind + "_temp_path " + m.path(kind) + ";\n")
+		temp.WriteString(kind + "_temp_path " + m.Path(kind) + ";\n")
 	}
-	m.write("nginx.conf", "daemon off;\nmaster_process off;\npid "+m.path("nginx.pid")+";\nerror_log stderr warn;\nevents {}\nhttp {\naccess_log off;\n"+temp.String()+config+"}\n")
-	awaitPort(m.t, m.startCommand(exec.Command(program, "-e", "stderr", "-p", m.dir, "-c", m.path("nginx.conf"))), address)
+	m.Write("nginx.conf", "daemon off;\nmaster_process off;\npid "+m.Path("nginx.pid")+";\nerror_log stderr warn;\nevents {}\nhttp {\naccess_log off;\n"+temp.String()+config+"}\n")
+	site.AwaitPort(m.StartCommand(exec.Command(program, "-e", "stderr", "-p", m.Dir, "-c", m.Path("nginx.conf"))), address)
 }
 
 // caddy starts Caddy with the sites in config, listening at address.
 func (m *machine) caddy(address, config string) {
 	m.t.Helper()
 	program := need(m.t, "caddy")
-	m.write("Caddyfile", "{\n\tadmin off\n\tauto_https disable_redirects\n}\n"+config)
-	m.env = append(m.env, "XDG_DATA_HOME="+m.path("caddy"), "XDG_CONFIG_HOME="+m.path("caddy"))
-	awaitPort(m.t, m.startCommand(exec.Command(program, "run", "--adapter", "caddyfile", "--config", m.path("Caddyfile"))), address)
+	m.Write("Caddyfile", "{\n\tadmin off\n\tauto_https disable_redirects\n}\n"+config)
+	m.Setenv("XDG_DATA_HOME="+m.Path("caddy"), "XDG_CONFIG_HOME="+m.Path("caddy"))
+	site.AwaitPort(m.StartCommand(exec.Command(program, "run", "--adapter", "caddyfile", "--config", m.Path("Caddyfile"))), address)
 }
 
 // front starts a reverse proxy on port, in front of the server at upstream.
@@ -96,20 +107,19 @@ func TestBehindReverseProxies(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			m := newMachine(t)
-			upstream, _ := freePort(t)
-			_, port := freePort(t)
+			port := freePort(t)
 			url := "https://localhost:" + port + c.path
-			c.front(m, upstream, port)
-			server, code := m.server(upstream, "--access-url", url, "--trusted-proxies", "127.0.0.1")
-			require.Contains(t, server.out.String(), "fairlead login "+url)
+			c.front(m, m.Address, port)
+			m.StartServer("--access-url", url, "--trusted-proxies", "127.0.0.1")
+			m.Server.Stdout.AwaitText(t, "fairlead login "+url)
 			m.check(url).requireFailed(t)
 
-			m.settle(url, code)
-			m.online()
-			r := m.run("ssh", "dev", "--", "echo through; exit 7")
-			require.Equal(t, "through\n", r.stdout, r.stderr)
-			require.Equal(t, 7, r.code)
-			require.Contains(t, server.out.String(), `"remote_addr":"127.0.0.1:0"`, "the address comes from X-Forwarded-For")
+			m.settle(url)
+			m.AwaitAgent("online")
+			r := m.Run("ssh", "dev", "--", "echo through; exit 7")
+			require.Equal(t, "through\n", r.Stdout, r.Stderr)
+			require.Equal(t, 7, r.Code)
+			require.Contains(t, m.Server.Stderr.String(), `"remote_addr":"127.0.0.1:0"`, "the address comes from X-Forwarded-For")
 		})
 	}
 }
@@ -131,13 +141,12 @@ func TestBadReverseProxies(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			m := newMachine(t)
-			upstream, _ := freePort(t)
-			_, port := freePort(t)
+			port := freePort(t)
 			url := "https://localhost:" + port
-			config := m.nginxConfig("nginx/fairlead.conf", "fairlead.example.com", "fairlead", upstream, port)
+			config := m.nginxConfig("nginx/fairlead.conf", "fairlead.example.com", "fairlead", m.Address, port)
 			require.Contains(t, config, c.from)
 			m.nginx("127.0.0.1:"+port, strings.ReplaceAll(config, c.from, c.to))
-			m.server(upstream, "--access-url", url, "--trusted-proxies", "127.0.0.1")
+			m.StartServer("--access-url", url, "--trusted-proxies", "127.0.0.1")
 			require.Contains(t, m.check(url).requireFailed(t, c.check), c.found)
 		})
 	}
@@ -148,14 +157,13 @@ func TestBadReverseProxies(t *testing.T) {
 func TestAgentSaysThatItIsCut(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
-	upstream, _ := freePort(t)
-	_, port := freePort(t)
+	port := freePort(t)
 	url := "https://localhost:" + port
-	config := m.nginxConfig("nginx/fairlead.conf", "fairlead.example.com", "fairlead", upstream, port)
+	config := m.nginxConfig("nginx/fairlead.conf", "fairlead.example.com", "fairlead", m.Address, port)
 	m.nginx("127.0.0.1:"+port, strings.ReplaceAll(config, "proxy_read_timeout 60s;", "proxy_read_timeout 1s;"))
-	_, code := m.server(upstream, "--access-url", url, "--trusted-proxies", "127.0.0.1")
-	agent := m.settle(url, code)
-	log := agent.await("the control link is cut again and again")
+	m.StartServer("--access-url", url, "--trusted-proxies", "127.0.0.1")
+	m.settle(url)
+	log := m.Agent.Stderr.AwaitText(t, "the control link is cut again and again")
 	require.Contains(t, log, `"server_url":"`+url+`"`)
 	require.Contains(t, log, `"disconnect_reason":"network_error"`)
 	require.Contains(t, log, `"disconnect_initiator":"network"`)
@@ -165,18 +173,17 @@ func TestAgentSaysThatItIsCut(t *testing.T) {
 func TestUnconfiguredServer(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
-	upstream, _ := freePort(t)
-	_, port := freePort(t)
-	caddyFrom("caddy/Caddyfile", "fairlead.example.com")(m, upstream, port)
-	server, _ := m.server(upstream)
+	port := freePort(t)
+	caddyFrom("caddy/Caddyfile", "fairlead.example.com")(m, m.Address, port)
+	m.StartServer()
 	r := m.check("https://localhost:" + port)
 	require.Contains(t, r.requireFailed(t, "caller"), "does not trust it")
-	require.Contains(t, server.out.String(), "a proxy that is not trusted")
+	require.Contains(t, m.Server.Stderr.String(), "a proxy that is not trusted")
 
-	plain := m.run("server", "check", "https://localhost:"+port)
-	require.Equal(t, 1, plain.code)
-	require.Contains(t, plain.stdout, "fail  caller")
-	require.Contains(t, plain.stdout, "What to do: start the server with --trusted-proxies 127.0.0.1")
+	plain := m.Run("server", "check", "https://localhost:"+port)
+	require.Equal(t, 1, plain.Code)
+	require.Contains(t, plain.Stdout, "fail  caller")
+	require.Contains(t, plain.Stdout, "What to do: start the server with --trusted-proxies 127.0.0.1")
 }
 
 // TestDocumentShowsTheFiles: docs/deploy.md shows what is tested here.

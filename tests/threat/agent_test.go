@@ -20,6 +20,7 @@ import (
 	"fairlead.dev/fairlead/disconnect"
 	"fairlead.dev/fairlead/sdk"
 	tailnetproto "fairlead.dev/fairlead/tailnet/proto"
+	"fairlead.dev/fairlead/tests/site"
 	"fairlead.dev/fairlead/testutil"
 )
 
@@ -27,20 +28,20 @@ import (
 // directory gets no further than the server's door, however often it knocks, and the
 // key that clients compare stays.
 func TestStolenAgentTokenWithAnotherHostKey(t *testing.T) {
-	s := newSite(t)
+	s := newTarget(t)
 	s.startAgent(t, "agent")
-	require.Eventually(t, func() bool { return s.workspace(t).Agent.Status == sdk.AgentOnline }, patience, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return s.workspace(t).Agent.Status == sdk.AgentOnline }, site.Patience, 10*time.Millisecond)
 	pinned := s.workspace(t).SSHHostKey
 	require.NotEmpty(t, pinned)
 
-	refused := s.startAgent(t, "thief").WaitFor(testutil.Context(t, patience), func(e testutil.Ending) bool {
+	refused := s.startAgent(t, "thief").WaitFor(testutil.Context(t, site.Patience), func(e testutil.Ending) bool {
 		return strings.Contains(e.Attribution.Detail, "another SSH host key")
 	})
 	require.Equal(t, disconnect.AuthFailed, refused.Attribution.Reason)
 
 	// One that never shows a host key is let at nothing either.
 	link := s.link(t, newInstance())
-	stream, err := tailnetproto.NewTailnetServiceClient(link.RPC()).Coordinate(testutil.Context(t, patience))
+	stream, err := tailnetproto.NewTailnetServiceClient(link.RPC()).Coordinate(testutil.Context(t, site.Patience))
 	require.NoError(t, err)
 	_, err = stream.Recv()
 	require.Equal(t, codes.PermissionDenied, status.Code(err), "%v", err)
@@ -50,10 +51,10 @@ func TestStolenAgentTokenWithAnotherHostKey(t *testing.T) {
 // TestHugeAndUnfitReports: messages of an agent that are too large or make no sense are
 // refused one by one, with nothing of them in the log, and the server serves on.
 func TestHugeAndUnfitReports(t *testing.T) {
-	s := newSite(t)
+	s := newTarget(t)
 	link := s.link(t, newInstance())
 	rpc := proto.NewAgentServiceClient(link.RPC())
-	ctx := testutil.Context(t, patience)
+	ctx := testutil.Context(t, site.Patience)
 	huge := strings.Repeat("\x1b[2J huge", 1<<20)
 	_, err := rpc.GetManifest(ctx, &proto.GetManifestRequest{SshHostKey: newHostKey(t)})
 	require.NoError(t, err)
@@ -101,9 +102,9 @@ func newHostKey(t *testing.T) string {
 // TestStateIsPrivate: no other user of the server's or the agent's host can read what
 // they keep.
 func TestStateIsPrivate(t *testing.T) {
-	s := newSite(t)
+	s := newTarget(t)
 	s.startAgent(t, "agent")
-	require.Eventually(t, func() bool { return s.workspace(t).Agent.Status == sdk.AgentOnline }, patience, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return s.workspace(t).Agent.Status == sdk.AgentOnline }, site.Patience, 10*time.Millisecond)
 	files := 0
 	for _, dir := range []string{"server", "agent"} {
 		require.NoError(t, filepath.WalkDir(filepath.Join(s.dir, dir), func(path string, entry fs.DirEntry, err error) error {
@@ -126,9 +127,9 @@ func TestStateIsPrivate(t *testing.T) {
 
 // TestNoSecretIsLogged: neither token is in the server's log, at any level.
 func TestNoSecretIsLogged(t *testing.T) {
-	s := newSite(t)
+	s := newTarget(t)
 	s.startAgent(t, "agent")
-	require.Eventually(t, func() bool { return s.workspace(t).Agent.Status == sdk.AgentOnline }, patience, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return s.workspace(t).Agent.Status == sdk.AgentOnline }, site.Patience, 10*time.Millisecond)
 	link := s.link(t, "an instance forged=true")
 	require.NoError(t, link.Close(disconnect.Goodbye{Reason: disconnect.ServerShutdown, Initiator: disconnect.Agent, Detail: "a\r\nb"}))
 	for _, token := range []string{s.userToken, s.agentToken} {

@@ -1,14 +1,11 @@
 package threat
 
 import (
-	"bytes"
 	"context"
 	"log/slog"
 	"net/http"
 	"path/filepath"
-	"sync"
 	"testing"
-	"time"
 
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
@@ -19,43 +16,24 @@ import (
 	"fairlead.dev/fairlead/disconnect"
 	"fairlead.dev/fairlead/sdk"
 	"fairlead.dev/fairlead/server"
+	"fairlead.dev/fairlead/tests/site"
 	"fairlead.dev/fairlead/testutil"
 )
 
-const patience = 60 * time.Second
-
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// logBuffer holds what somebody logs, as JSON lines.
-type logBuffer struct {
-	mu  sync.Mutex // guards buf
-	buf bytes.Buffer
-}
-
-func (b *logBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *logBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
-}
-
-// site is a real server with the admin "ada" and her workspace "dev".
-type site struct {
+// target is a real server with the admin "ada" and her workspace "dev".
+type target struct {
 	*server.Server
 	dir        string
 	userToken  string
 	agentToken string
-	log        *logBuffer
+	log        *site.Output // text, at level debug
 }
 
-func newSite(t *testing.T) *site {
+func newTarget(t *testing.T) *target {
 	t.Helper()
-	s := &site{dir: t.TempDir(), log: &logBuffer{}}
+	s := &target{dir: t.TempDir(), log: site.NewOutput()}
 	var err error
 	s.Server, err = server.New(t.Context(), server.Options{
 		Listen: "127.0.0.1:0", StateDir: filepath.Join(s.dir, "server"), Local: true,
@@ -78,7 +56,7 @@ func newSite(t *testing.T) *site {
 }
 
 // startAgent starts the real agent of "dev" with its own, or another, state.
-func (s *site) startAgent(t *testing.T, state string) *testutil.Recorder {
+func (s *target) startAgent(t *testing.T, state string) *testutil.Recorder {
 	t.Helper()
 	logger, rec := testutil.NewLogRecorder(t)
 	a, err := agent.New(agent.Options{AccessURL: s.URL(), Token: s.agentToken, StateDir: filepath.Join(s.dir, state), Logger: logger})
@@ -88,7 +66,7 @@ func (s *site) startAgent(t *testing.T, state string) *testutil.Recorder {
 }
 
 // workspace asks the server for "dev".
-func (s *site) workspace(t *testing.T) sdk.Workspace {
+func (s *target) workspace(t *testing.T) sdk.Workspace {
 	t.Helper()
 	c, err := sdk.NewClient(s.URL().String(), s.userToken)
 	require.NoError(t, err)
@@ -99,9 +77,9 @@ func (s *site) workspace(t *testing.T) sdk.Workspace {
 }
 
 // link opens a control link as the agent does, for an attacker with its token.
-func (s *site) link(t *testing.T, instance string) *control.Link {
+func (s *target) link(t *testing.T, instance string) *control.Link {
 	t.Helper()
-	link, err := control.Dial(testutil.Context(t, patience), control.DialOptions{
+	link, err := control.Dial(testutil.Context(t, site.Patience), control.DialOptions{
 		AccessURL: s.URL(), Token: s.agentToken, Instance: instance, Version: "hostile",
 		ConnectType: disconnect.ServerToAgent, Self: disconnect.Agent, Peer: disconnect.Server,
 	})

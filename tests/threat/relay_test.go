@@ -20,6 +20,7 @@ import (
 	"fairlead.dev/fairlead/tailnet"
 	"fairlead.dev/fairlead/tailnet/proto"
 	"fairlead.dev/fairlead/tailnet/relay"
+	"fairlead.dev/fairlead/tests/site"
 )
 
 // hostileRelay is a real relay behind a wire that somebody reads and damages.
@@ -43,7 +44,7 @@ func newHostileRelay(t *testing.T) *hostileRelay {
 	h.addr = l.Addr().String()
 	mux := http.NewServeMux()
 	mux.Handle("/api/v1/relay", r)
-	srv := &http.Server{Handler: mux, ReadHeaderTimeout: patience}
+	srv := &http.Server{Handler: mux, ReadHeaderTimeout: site.Patience}
 	var serve sync.WaitGroup
 	serve.Go(func() { _ = srv.Serve(l) })
 	t.Cleanup(func() {
@@ -111,7 +112,7 @@ func TestHostileRelay(t *testing.T) {
 			c.Close()
 		}
 	})
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), site.Patience)
 	defer cancel()
 	c, err := client.DialTCP(ctx, agent.Key(), 22)
 	require.NoError(t, err)
@@ -130,7 +131,7 @@ func TestHostileRelay(t *testing.T) {
 		sent <- err
 	}()
 	got := sha256.New()
-	require.NoError(t, c.SetReadDeadline(time.Now().Add(patience)))
+	require.NoError(t, c.SetReadDeadline(time.Now().Add(site.Patience)))
 	_, err = io.CopyN(got, c, int64(len(data)))
 	require.NoError(t, err)
 	require.NoError(t, <-sent)

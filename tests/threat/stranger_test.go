@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"fairlead.dev/fairlead/sdk"
+	"fairlead.dev/fairlead/tests/site"
 )
 
 // badNames are no names: ways out of a directory, into a header, onto a terminal.
@@ -26,7 +27,7 @@ var badNames = []string{
 // TestNamesAtTheBorder: a name that is none is refused where it arrives, in JSON and
 // in a path, and leaves no trace on the disk, in a header or in a line of the log.
 func TestNamesAtTheBorder(t *testing.T) {
-	s := newSite(t)
+	s := newTarget(t)
 	before := listing(t, s.dir)
 	for _, name := range badNames {
 		body, err := json.Marshal(sdk.CreateWorkspaceRequest{Name: name})
@@ -53,7 +54,7 @@ func TestNamesAtTheBorder(t *testing.T) {
 // TestForgedHeaders: headers that other servers believe give a stranger nothing, and
 // come back in no answer.
 func TestForgedHeaders(t *testing.T) {
-	s := newSite(t)
+	s := newTarget(t)
 	for _, header := range []string{
 		"Authorization: Bearer ", "Authorization: Basic YWRhOmFkYQ==", "Authorization: Bearer " + s.userToken + "x", "Authorization: Bearer ../" + s.userToken,
 		"X-Forwarded-For: 127.0.0.1", "X-Forwarded-User: ada", "X-Real-IP: 127.0.0.1", "Forwarded: for=127.0.0.1", "X-Original-URL: /api/v1/version",
@@ -87,12 +88,12 @@ func requireRefused(t *testing.T, a answer, statuses ...int) {
 }
 
 // raw sends a request byte by byte as given: no library puts it right before.
-func (s *site) raw(t *testing.T, method, path, body string, headers ...string) answer {
+func (s *target) raw(t *testing.T, method, path, body string, headers ...string) answer {
 	t.Helper()
 	c, err := net.Dial("tcp", s.Addr().String())
 	require.NoError(t, err)
 	defer c.Close()
-	require.NoError(t, c.SetDeadline(time.Now().Add(patience)))
+	require.NoError(t, c.SetDeadline(time.Now().Add(site.Patience)))
 	request := method + " " + path + " HTTP/1.1\r\nConnection: close\r\n"
 	if !strings.HasPrefix(strings.Join(headers, "\n"), "Host:") {
 		request += "Host: " + s.Addr().String() + "\r\n"
