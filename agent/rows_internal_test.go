@@ -48,7 +48,9 @@ func newTestSite(t *testing.T) *testSite {
 	t.Helper()
 	s := &testSite{api: &testAPI{}}
 	coord := coordinator.New(coordinator.Config{
-		Authorize:  func(context.Context, control.Identity, string) (string, error) { return "", coordinator.ErrNotFound },
+		Authorize: func(context.Context, control.Identity, string) (coordinator.Right, error) {
+			return coordinator.Right{}, coordinator.ErrNotFound
+		},
 		RelayToken: func(tailnetproto.NodeKey, time.Time) string { return "token" },
 		DERPMap:    func() *tailnetproto.DERPMap { return &tailnetproto.DERPMap{} },
 	})

@@ -19,44 +19,30 @@ import (
 // authorize tells the coordinator whether a client may reach a workspace, which it
 // names by its id, by the name of one of its own, or as "owner/name". The user is
 // looked up anew each time: the right may be gone since the client connected.
-func (s *Server) authorize(ctx context.Context, client control.Identity, name string) (string, error) {
+func (s *Server) authorize(ctx context.Context, client control.Identity, name string) (coordinator.Right, error) {
 	if client.Kind != control.ClientPeer {
-		return "", coordinator.ErrNotFound
+		return coordinator.Right{}, coordinator.ErrNotFound
 	}
-	u, err := s.store.UserByID(ctx, client.ID)
-	if err != nil {
-		return "", denied(err)
-	}
-	if u.Disabled {
-		return "", withdrawnAs(revoked(auth.ErrDisabled.Error()))
-	}
-	if err := s.tokenStands(ctx, client.TokenID); err != nil {
-		return "", err
+	// A tunnel lasts no longer than the token that it was asked for with.
+	t, u, err := s.store.TokenByID(ctx, client.TokenID)
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		return coordinator.Right{}, withdrawnAs(revoked("the token was revoked"))
+	case err != nil:
+		return coordinator.Right{}, fmt.Errorf("authorize: %w", err)
+	case u.ID != client.ID:
+		return coordinator.Right{}, coordinator.ErrNotFound
+	case u.Disabled:
+		return coordinator.Right{}, withdrawnAs(revoked(auth.ErrDisabled.Error()))
+	case !t.ExpiresAt.IsZero() && !s.opts.Now().Before(t.ExpiresAt):
+		return coordinator.Right{}, withdrawnAs(expired())
 	}
 	p := auth.Principal{Kind: auth.KindUser, UserID: u.ID, UserName: u.Name, Role: u.Role}
 	ws, err := s.named(ctx, p, name)
 	if err != nil {
-		return "", denied(err)
+		return coordinator.Right{}, denied(err)
 	}
-	return ws.ID, nil
-}
-
-// tokenStands returns why a client's token does not let it in any more, if so: a tunnel
-// lasts no longer than what it was asked for with.
-func (s *Server) tokenStands(ctx context.Context, id string) error {
-	if id == "" {
-		return nil
-	}
-	t, _, err := s.store.TokenByID(ctx, id)
-	switch {
-	case errors.Is(err, store.ErrNotFound):
-		return withdrawnAs(revoked("the token was revoked"))
-	case err != nil:
-		return fmt.Errorf("authorize: %w", err)
-	case !t.ExpiresAt.IsZero() && !s.opts.Now().Before(t.ExpiresAt):
-		return withdrawnAs(expired())
-	}
-	return nil
+	return coordinator.Right{WorkspaceID: ws.ID, HostKey: ws.SSHHostKey, Until: t.ExpiresAt}, nil
 }
 
 // withdrawnAs denies a right that there was, and says what ended it.
@@ -111,14 +97,4 @@ func (s *Server) offline(ctx context.Context, workspaceID string) (time.Time, di
 		return time.Time{}, disconnect.Attribution{}, false
 	}
 	return ws.Agent.SeenAt, ws.Agent.Ending, !ws.Agent.SeenAt.IsZero()
-}
-
-// hostKey tells the coordinator an agent's pinned SSH host key.
-func (s *Server) hostKey(ctx context.Context, workspaceID string) string {
-	ws, err := s.store.WorkspaceByID(ctx, workspaceID)
-	if err != nil {
-		s.logger.WarnContext(ctx, "cannot look up an agent's host key", "workspace_id", workspaceID, "error", err)
-		return ""
-	}
-	return ws.SSHHostKey
 }

@@ -316,14 +316,19 @@ func TestManifestPinsTheHostKey(t *testing.T) {
 		_, err := agent.GetManifest(ctx, &agentproto.GetManifestRequest{SshHostKey: bad})
 		require.Equal(t, codes.InvalidArgument, status.Code(err), "%.40q: %v", bad, err)
 	}
-	require.Empty(t, s.hostKey(ctx, ws.ID))
+	pinned := func() string {
+		ws, err := s.store.WorkspaceByID(ctx, ws.ID)
+		require.NoError(t, err)
+		return ws.SSHHostKey
+	}
+	require.Empty(t, pinned())
 	for range 2 {
 		m, err := agent.GetManifest(ctx, &agentproto.GetManifestRequest{SshHostKey: first + " a comment\n"})
 		require.NoError(t, err)
 		require.Equal(t, ws.ID, m.GetWorkspaceId())
 		require.Equal(t, "dev", m.GetWorkspaceName())
 		require.Equal(t, "ada", m.GetOwnerName())
-		require.Equal(t, first, s.hostKey(ctx, ws.ID))
+		require.Equal(t, first, pinned())
 	}
 
 	again, err := s.dial(t, disconnect.Agent, token, uuid.NewString())
@@ -331,7 +336,7 @@ func TestManifestPinsTheHostKey(t *testing.T) {
 	_, err = agentproto.NewAgentServiceClient(again.RPC()).GetManifest(ctx, &agentproto.GetManifestRequest{SshHostKey: second})
 	require.Equal(t, codes.PermissionDenied, status.Code(err))
 	require.Contains(t, err.Error(), "registered with another SSH host key")
-	require.Equal(t, first, s.hostKey(ctx, ws.ID))
+	require.Equal(t, first, pinned())
 
 	// Whoever has the token but not the key takes nobody's place, and reports nothing.
 	stream, err := proto.NewTailnetServiceClient(again.RPC()).Coordinate(ctx)
@@ -348,7 +353,7 @@ func TestManifestPinsTheHostKey(t *testing.T) {
 	owner := s.client(t, userToken)
 	require.NoError(t, owner.RekeyWorkspace(ctx, "dev"))
 	register(t, again, second)
-	require.Equal(t, second, s.hostKey(ctx, ws.ID))
+	require.Equal(t, second, pinned())
 	rekeys, err := owner.Rekeys(ctx, "dev")
 	require.NoError(t, err)
 	require.Len(t, rekeys, 1)
@@ -436,14 +441,22 @@ func TestReportConnection(t *testing.T) {
 func TestAuthorize(t *testing.T) {
 	s := run(t, nil)
 	ctx := t.Context()
-	root, _ := s.addUser(t, "root", store.RoleAdmin)
-	ada, _ := s.addUser(t, "ada", store.RoleMember)
-	bob, _ := s.addUser(t, "bob", store.RoleMember)
+	tokens := make(map[string]string) // a token's id, by its user's
+	withToken := func(name string, role store.Role) store.User {
+		u, token := s.addUser(t, name, role)
+		p, err := s.auth.Authenticate(ctx, token)
+		require.NoError(t, err)
+		tokens[u.ID] = p.TokenID
+		return u
+	}
+	root, ada, bob := withToken("root", store.RoleAdmin), withToken("ada", store.RoleMember), withToken("bob", store.RoleMember)
 	dev, _, err := s.createWorkspace(ctx, ada.ID, ada.Name, "dev")
 	require.NoError(t, err)
 	hex, _, err := s.createWorkspace(ctx, ada.ID, ada.Name, "0123456789abcdef0123456789abcdef")
 	require.NoError(t, err)
-	as := func(u store.User) control.Identity { return control.Identity{Kind: control.ClientPeer, ID: u.ID} }
+	as := func(u store.User) control.Identity {
+		return control.Identity{Kind: control.ClientPeer, ID: u.ID, TokenID: tokens[u.ID]}
+	}
 	for _, c := range []struct {
 		id   control.Identity
 		name string
@@ -454,14 +467,16 @@ func TestAuthorize(t *testing.T) {
 		{as(bob), "dev", false}, {as(bob), "ada/dev", false}, {as(bob), dev.ID, false},
 		{as(ada), "", false}, {as(ada), "nothing", false}, {as(ada), "a/b/c", false}, {as(ada), "dev\x00", false},
 		{as(ada), uuid.NewString(), false}, {as(store.User{ID: "nobody"}), "dev", false},
-		{control.Identity{Kind: control.AgentPeer, ID: ada.ID}, "dev", false},
+		{control.Identity{Kind: control.AgentPeer, ID: ada.ID, TokenID: tokens[ada.ID]}, "dev", false},
 		{control.Identity{Kind: control.AgentPeer, ID: dev.ID}, dev.ID, false},
-		{control.Identity{ID: ada.ID}, "dev", false},
+		{control.Identity{ID: ada.ID, TokenID: tokens[ada.ID]}, "dev", false},
+		{control.Identity{Kind: control.ClientPeer, ID: ada.ID}, "dev", false},
+		{control.Identity{Kind: control.ClientPeer, ID: ada.ID, TokenID: tokens[root.ID]}, "dev", false},
 	} {
 		got, err := s.authorize(ctx, c.id, c.name)
 		if c.ok {
 			require.NoError(t, err, c.name)
-			require.Equal(t, dev.ID, got)
+			require.Equal(t, dev.ID, got.WorkspaceID)
 			continue
 		}
 		require.ErrorIs(t, err, coordinator.ErrNotFound, "%+v %q", c.id, c.name)
@@ -469,7 +484,7 @@ func TestAuthorize(t *testing.T) {
 
 	got, err := s.authorize(ctx, as(ada), hex.Name)
 	require.NoError(t, err, "a name that looks like an id without its hyphens")
-	require.Equal(t, hex.ID, got)
+	require.Equal(t, hex.ID, got.WorkspaceID)
 
 	ada.Disabled = true
 	require.NoError(t, s.store.UpdateUser(ctx, ada))

@@ -201,7 +201,6 @@ func (s *Server) startTailnet(ctx context.Context) error {
 		Instance:   s.instance,
 		Authorize:  s.authorize,
 		Offline:    s.offline,
-		HostKey:    s.hostKey,
 		GrantKey:   grantKey,
 		RelayToken: s.signer.Sign,
 		DERPMap:    s.derpMap,

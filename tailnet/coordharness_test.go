@@ -57,7 +57,6 @@ func newSite(t *testing.T) *site {
 func (s *site) start() {
 	coord := coordinator.New(coordinator.Config{
 		Authorize: s.authorize, GrantKey: [32]byte{5},
-		HostKey:    func(_ context.Context, id string) string { return "ssh-ed25519 key-of-" + id },
 		RelayToken: func(k proto.NodeKey, _ time.Time) string { return "relay:" + k.String() },
 		DERPMap: func() *proto.DERPMap {
 			s.mu.Lock()
@@ -136,13 +135,13 @@ func (s *site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.accepted = append(s.accepted, link)
 }
 
-func (s *site) authorize(_ context.Context, client control.Identity, workspace string) (string, error) {
+func (s *site) authorize(_ context.Context, client control.Identity, workspace string) (coordinator.Right, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.rights[[2]string{client.ID, workspace}] {
-		return "", coordinator.ErrNotFound
+		return coordinator.Right{}, coordinator.ErrNotFound
 	}
-	return workspace, nil
+	return coordinator.Right{WorkspaceID: workspace, HostKey: "ssh-ed25519 key-of-" + workspace}, nil
 }
 
 func (s *site) allow(user, workspace string, yes bool) {

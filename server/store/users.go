@@ -73,17 +73,8 @@ func (s *Store) CreateUserWithToken(ctx context.Context, u User, t Token) error 
 
 // UserByName returns the user of that name, or ErrNotFound.
 func (s *Store) UserByName(ctx context.Context, name string) (User, error) {
-	return s.user(ctx, ` WHERE name = $1`, name)
-}
-
-// UserByID returns one user, or ErrNotFound.
-func (s *Store) UserByID(ctx context.Context, id string) (User, error) {
-	return s.user(ctx, ` WHERE id = $1`, id)
-}
-
-func (s *Store) user(ctx context.Context, where string, args ...any) (User, error) {
 	var r userRow
-	err := s.read.QueryRowContext(ctx, `SELECT `+userColumns+` FROM users`+where, args...).Scan(r.dest()...)
+	err := s.read.QueryRowContext(ctx, `SELECT `+userColumns+` FROM users WHERE name = $1`, name).Scan(r.dest()...)
 	if err != nil {
 		return User{}, fmt.Errorf("look up user: %w", scanned(err))
 	}

@@ -36,6 +36,7 @@ const (
 	renewInterval   = 12 * time.Hour
 	recheckInterval = time.Minute // until a decision that failed is tried again
 	tickInterval    = 30 * time.Second
+	tickLeast       = time.Second // between two looks at what is due
 	proofTimeout    = 10 * time.Second
 	stallTimeout    = 30 * time.Second // one message not taken for this long: slow peer
 	linkEndWait     = time.Second      // for a link's own ending after its stream broke
@@ -47,6 +48,15 @@ const maxQueue = 8192
 // maxTunnels is how many tunnels one node may have.
 const maxTunnels = 4096
 
+// Right is a client's right to reach a workspace.
+type Right struct {
+	WorkspaceID string
+	// HostKey is the SSH host key of the workspace's agent, "" when unknown.
+	HostKey string
+	// Until is when the right ends by itself; zero: when it is withdrawn.
+	Until time.Time
+}
+
 // Config is what a coordinator needs of the server around it. Functions may be
 // called concurrently and must not call back into the coordinator.
 type Config struct {
@@ -54,18 +64,16 @@ type Config struct {
 	Logger *slog.Logger
 	// Instance names this server process in logs.
 	Instance string
-	// Authorize answers whether a client may reach a workspace, named by name or id,
-	// and returns the workspace's id. It is called for every tunnel asked for, every
-	// grant announced and every grant renewed; the client's identity has all that it
-	// came with. A denial must be ErrNotFound, which may wrap what to tell those whose
-	// right is gone ([disconnect.FromError]): any other error means that the question
-	// could not be decided, and takes nothing away.
-	Authorize func(ctx context.Context, client control.Identity, workspace string) (workspaceID string, err error)
+	// Authorize answers whether a client may reach a workspace, named by name or id.
+	// It is called for every tunnel asked for, every grant announced and every grant
+	// renewed; the client's identity has all that it came with. A denial must be
+	// ErrNotFound, which may wrap what to tell those whose right is gone
+	// ([disconnect.FromError]): any other error means that the question could not be
+	// decided, and takes nothing away.
+	Authorize func(ctx context.Context, client control.Identity, workspace string) (Right, error)
 	// Offline tells since when, and by what ending, a workspace's agent is away, when
 	// the coordinator itself has not seen it. May be nil.
 	Offline func(ctx context.Context, workspaceID string) (since time.Time, ending disconnect.Attribution, ok bool)
-	// HostKey returns the SSH host key of a workspace's agent, "" when unknown. May be nil.
-	HostKey func(ctx context.Context, workspaceID string) string
 	// GrantKey signs grants. It must be the same after a restart of the server; zero:
 	// a random key, and grants do not survive a restart.
 	GrantKey [32]byte
@@ -97,7 +105,10 @@ type Coordinator struct {
 	agents     map[string]*agentRecord // by workspace id
 	sessions   map[*session]struct{}   // streams that have not ended, proved or not
 	generation uint64                  // of the last peer update
+	rechecks   uint64                  // how often rights were to be asked for again
 	derp       chan struct{}           // closed and replaced when the DERP map changes
+
+	sooner chan struct{} // holds one token when a tunnel is due before the renewal loop looks
 }
 
 // New starts a coordinator. The caller must Close it.
@@ -108,6 +119,7 @@ func New(cfg Config) *Coordinator {
 		agents:   make(map[string]*agentRecord),
 		sessions: make(map[*session]struct{}),
 		derp:     make(chan struct{}),
+		sooner:   make(chan struct{}, 1),
 	}
 	if c.logger == nil {
 		c.logger = slog.New(slog.DiscardHandler)

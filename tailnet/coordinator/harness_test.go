@@ -146,7 +146,8 @@ type world struct {
 	mu     sync.Mutex // guards all below
 	rights map[[2]string]bool
 	void   string // id of a revoked token
-	failed error  // what Authorize answers instead
+	until  time.Time
+	failed error // what Authorize answers instead
 }
 
 func newWorld(t *testing.T, change ...func(*Config)) *world {
@@ -155,7 +156,6 @@ func newWorld(t *testing.T, change ...func(*Config)) *world {
 	cfg := Config{
 		Logger:    slog.New(slog.NewTextHandler(t.Output(), nil)),
 		Authorize: w.authorize,
-		HostKey:   func(_ context.Context, id string) string { return "ssh-ed25519 key-of-" + id },
 		GrantKey:  [32]byte{1, 2, 3},
 		RelayToken: func(k proto.NodeKey, expiry time.Time) string {
 			return "relay token of " + k.Short() + " until " + expiry.UTC().Format(time.RFC3339)
@@ -176,19 +176,20 @@ func (w *world) stop() {
 }
 
 // authorize knows each workspace "x" also by the name "name-x".
-func (w *world) authorize(_ context.Context, client control.Identity, workspace string) (string, error) {
+func (w *world) authorize(_ context.Context, client control.Identity, workspace string) (Right, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.failed != nil {
-		return "", w.failed
+		return Right{}, w.failed
 	}
 	if len(workspace) > 5 && workspace[:5] == "name-" {
 		workspace = workspace[5:]
 	}
-	if client.Kind != control.ClientPeer || client.TokenID == w.void || !w.rights[[2]string{client.ID, workspace}] {
-		return "", ErrNotFound
+	late := !w.until.IsZero() && !time.Now().Before(w.until)
+	if client.Kind != control.ClientPeer || client.TokenID == w.void || late || !w.rights[[2]string{client.ID, workspace}] {
+		return Right{}, ErrNotFound
 	}
-	return workspace, nil
+	return Right{WorkspaceID: workspace, HostKey: "ssh-ed25519 key-of-" + workspace, Until: w.until}, nil
 }
 
 func (w *world) allow(user, workspace string, yes bool) {

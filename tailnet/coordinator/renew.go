@@ -11,17 +11,20 @@ import (
 // renewLoop keeps relay tokens and grants from lapsing, asks again for rights that
 // could not be decided, and ends streams that nobody reads.
 func (c *Coordinator) renewLoop() {
-	ticker := time.NewTicker(tickInterval)
-	defer ticker.Stop()
+	timer := time.NewTimer(tickInterval)
+	defer timer.Stop()
 	for {
 		select {
 		case <-c.ctx.Done():
 			return
-		case <-ticker.C:
-			for _, t := range c.renewStreams() {
-				c.recheck(c.ctx, t)
-			}
+		case <-c.sooner:
+		case <-timer.C:
 		}
+		due, wait := c.renewStreams()
+		for _, t := range due {
+			_ = c.recheck(c.ctx, t) // it has logged what failed
+		}
+		timer.Reset(wait)
 	}
 }
 
@@ -29,12 +32,12 @@ func (c *Coordinator) renewLoop() {
 // that its grant has lapsed.
 var lapsed = disconnect.Goodbye{
 	Reason: disconnect.AuthExpired, Initiator: disconnect.Server,
-	Detail: "the permission was not renewed for " + GrantLife.String(),
+	Detail: "the permission was not renewed in time",
 }
 
-// renewStreams renews what needs no question, and returns the tunnels whose right is
-// to be asked for.
-func (c *Coordinator) renewStreams() (due []*tunnel) {
+// renewStreams renews what needs no question. It returns the tunnels whose right is to
+// be asked for, and for how long nothing else is due.
+func (c *Coordinator) renewStreams() (due []*tunnel, wait time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := c.now()
@@ -50,18 +53,36 @@ func (c *Coordinator) renewStreams() (due []*tunnel) {
 			delete(c.agents, id) // nobody can have a tunnel to it any more
 		}
 	}
+	wait = tickInterval
 	for _, m := range c.members {
 		for _, t := range m.tunnels {
 			switch {
 			case t.client != m: // seen from the other side
+			case !now.Before(t.recheckAt): // before it lapses, for the answer tells why it ends
+				due = append(due, t)
 			case !now.Before(t.expires):
 				c.dropLocked(t, nil, lapsed)
-			case !now.Before(t.recheckAt):
-				due = append(due, t)
+			default:
+				wait = min(wait, t.recheckAt.Sub(now), t.expires.Sub(now))
 			}
 		}
 	}
-	return due
+	return due, max(wait, tickLeast)
+}
+
+// recheckCount is what recheckIfStale compares with: taken before a right is asked for.
+func (c *Coordinator) recheckCount() uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.rechecks
+}
+
+// recheckIfStale asks again for the right behind a new tunnel if some right was
+// withdrawn since it was asked for: the Recheck that followed did not find the tunnel.
+func (c *Coordinator) recheckIfStale(t *tunnel, asked uint64) {
+	if t != nil && c.recheckCount() != asked {
+		_ = c.recheck(c.ctx, t) // it has logged what failed, and asks again soon
+	}
 }
 
 // Recheck asks again for the rights behind the tunnels of a user, or of everyone
@@ -71,6 +92,7 @@ func (c *Coordinator) renewStreams() (due []*tunnel) {
 func (c *Coordinator) Recheck(ctx context.Context, userID, workspaceID string) error {
 	var due []*tunnel
 	c.mu.Lock()
+	c.rechecks++
 	for _, m := range c.members {
 		for _, t := range m.tunnels {
 			if t.client == m && (userID == "" || t.identity.ID == userID) && (workspaceID == "" || t.workspace == workspaceID) {
@@ -91,19 +113,19 @@ func (c *Coordinator) recheck(ctx context.Context, t *tunnel) error {
 	c.mu.Lock()
 	identity, workspace := t.identity, t.workspace
 	c.mu.Unlock()
-	id, err := c.authorize(ctx, identity, workspace)
+	right, err := c.authorize(ctx, identity, workspace)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if t.client.tunnels[t.agent.key] != t || t.identity.ID != identity.ID {
 		return nil // ended, or became another's, meanwhile
 	}
-	if errors.Is(err, ErrNotFound) || err == nil && id != workspace {
+	if errors.Is(err, ErrNotFound) || err == nil && right.WorkspaceID != workspace {
 		c.dropLocked(t, nil, withdrawn(err))
 		return nil
 	}
 	if err != nil {
 		c.logger.Error("authorize tunnel again failed", "peer_id", identity.ID, "error", err)
 	}
-	c.renewLocked(t, err == nil)
+	c.renewLocked(t, right, err == nil)
 	return err
 }

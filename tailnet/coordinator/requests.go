@@ -27,7 +27,8 @@ func (c *Coordinator) tryTunnel(s *session, workspace string) *proto.Refusal {
 	if workspace == "" {
 		return refuse(proto.Refusal_INVALID, "the workspace's name is empty")
 	}
-	id, err := c.authorize(s.ctx, s.id, workspace)
+	asked := c.recheckCount()
+	right, err := c.authorize(s.ctx, s.id, workspace)
 	if errors.Is(err, ErrNotFound) {
 		return refuse(proto.Refusal_NOT_FOUND, ErrNotFound.Error())
 	}
@@ -35,46 +36,45 @@ func (c *Coordinator) tryTunnel(s *session, workspace string) *proto.Refusal {
 		c.logger.Error("authorize tunnel failed", "peer_id", s.id.ID, "error", err)
 		return refuse(proto.Refusal_INTERNAL, "the server could not look the workspace up")
 	}
-	return c.openTunnel(s, workspace, id)
+	t, refusal := c.openTunnel(s, workspace, right)
+	c.recheckIfStale(t, asked)
+	return refusal
 }
 
 // openTunnel makes the tunnel of an authorized client and tells both sides, or says
 // why there is none.
-func (c *Coordinator) openTunnel(s *session, workspace, id string) *proto.Refusal {
-	var hostKey string
-	if c.cfg.HostKey != nil {
-		hostKey = c.cfg.HostKey(s.ctx, id)
-	}
+func (c *Coordinator) openTunnel(s *session, workspace string, right Right) (*tunnel, *proto.Refusal) {
 	c.mu.Lock()
-	rec := c.agents[id]
+	rec := c.agents[right.WorkspaceID]
 	if rec == nil || rec.session == nil {
 		var last *proto.Presence
 		if rec != nil {
 			last = rec.presence
 		}
 		c.mu.Unlock()
-		return c.refuseOffline(s.ctx, id, last)
+		return nil, c.refuseOffline(s.ctx, right.WorkspaceID, last)
 	}
 	defer c.mu.Unlock()
 	if !s.live {
-		return nil // nobody listens any more
+		return nil, nil // nobody listens any more
 	}
 	agent := rec.session.key
 	known := c.members[s.key].tunnels[agent] != nil
 	if agent == s.key || !known && (len(c.members[s.key].tunnels) >= maxTunnels || len(c.members[agent].tunnels) >= maxTunnels) {
-		return refuse(proto.Refusal_INVALID, "this node, or the agent, has too many tunnels")
+		return nil, refuse(proto.Refusal_INVALID, "this node, or the agent, has too many tunnels")
 	}
 	t := c.tunnelLocked(s.key, agent)
-	t.identity, t.workspace, t.asked, t.readyOwed = s.id, id, s, true
+	t.identity, t.workspace, t.asked, t.readyOwed = s.id, right.WorkspaceID, s, true
+	t.until = right.Until
 	c.issueLocked(t, c.now())
 	c.tellClientLocked(t)
 	s.send(topic{}, tunnelReply(&proto.TunnelReply{
-		Workspace: workspace, NodeKey: agent.Bytes(), SshHostKey: hostKey,
+		Workspace: workspace, NodeKey: agent.Bytes(), SshHostKey: right.HostKey,
 	}))
 	s.sendPresence(rec.presence)
 	c.tellAgentLocked(t)
 	c.checkReadyLocked(t) // the agent may have it installed since earlier
-	return nil
+	return t, nil
 }
 
 // refuseOffline says since when, and by what ending, the agent is away, as far as
@@ -99,9 +99,9 @@ func (c *Coordinator) refuseOffline(ctx context.Context, id string, last *proto.
 	return r
 }
 
-func (c *Coordinator) authorize(ctx context.Context, id control.Identity, workspace string) (string, error) {
+func (c *Coordinator) authorize(ctx context.Context, id control.Identity, workspace string) (Right, error) {
 	if c.cfg.Authorize == nil {
-		return "", ErrNotFound
+		return Right{}, ErrNotFound
 	}
 	return c.cfg.Authorize(ctx, id, workspace)
 }
@@ -143,15 +143,17 @@ func (c *Coordinator) announced(s *session, peer proto.NodeKey, sealed []byte) {
 	if s.isAgent() {
 		id = control.Identity{Kind: control.ClientPeer, ID: g.user, Principal: g.principal, TokenID: g.token}
 	}
-	workspace, err := c.authorize(s.ctx, id, g.workspace)
+	asked := c.recheckCount()
+	right, err := c.authorize(s.ctx, id, g.workspace)
 	switch {
-	case errors.Is(err, ErrNotFound) || err == nil && workspace != g.workspace:
+	case errors.Is(err, ErrNotFound) || err == nil && right.WorkspaceID != g.workspace:
 		c.withdraw(s, peer, withdrawn(err))
 		return
 	case err != nil:
 		c.logger.Error("authorize announced peer failed", "peer_id", s.id.ID, "error", err)
 	}
-	c.keep(s, g, id, sealed, err == nil)
+	t := c.keep(s, g, id, sealed, right, err == nil)
+	c.recheckIfStale(t, asked)
 }
 
 // checkGrant reads the grant that s announces for its peer.
@@ -166,16 +168,17 @@ func (c *Coordinator) checkGrant(s *session, peer proto.NodeKey, b []byte) (gran
 	return g, g.client == s.key && g.agent == peer && g.user == s.id.ID
 }
 
-// keep re-establishes the tunnel of a grant that s announced.
-func (c *Coordinator) keep(s *session, g grant, id control.Identity, sealed []byte, confirmed bool) {
+// keep re-establishes the tunnel of a grant that s announced, and returns it if there
+// is one now.
+func (c *Coordinator) keep(s *session, g grant, id control.Identity, sealed []byte, right Right, confirmed bool) *tunnel {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !s.live {
-		return
+		return nil
 	}
 	if !c.fitsLocked(g) {
 		c.answerUnprovedLocked(s, otherOf(s, g))
-		return
+		return nil
 	}
 	t := c.tunnelLocked(g.client, g.agent)
 	if t.workspace == "" || !s.isAgent() {
@@ -187,10 +190,11 @@ func (c *Coordinator) keep(s *session, g grant, id control.Identity, sealed []by
 	if !s.isAgent() {
 		t.asked = s
 	}
-	c.renewLocked(t, confirmed)
+	c.renewLocked(t, right, confirmed)
 	if rec := c.agents[t.workspace]; !s.isAgent() && rec != nil {
 		s.sendPresence(rec.presence)
 	}
+	return t
 }
 
 func otherOf(s *session, g grant) proto.NodeKey {
@@ -220,15 +224,17 @@ func (c *Coordinator) fitsLocked(g grant) bool {
 // whoever of the two is there. Without its client a tunnel keeps the grant that it
 // has, so that the peers of clients that died lapse at their agents. So does a
 // tunnel whose right could not be asked for; that is tried again soon.
-func (c *Coordinator) renewLocked(t *tunnel, confirmed bool) {
+func (c *Coordinator) renewLocked(t *tunnel, right Right, confirmed bool) {
 	now := c.now()
 	switch {
 	case !confirmed:
 		t.recheckAt = now.Add(recheckInterval)
 	case t.clientLive() != nil:
+		t.until = right.Until
 		c.issueLocked(t, now)
 	default:
-		t.recheckAt = now.Add(renewInterval)
+		t.until = right.Until
+		c.dueLocked(t, now)
 	}
 	c.tellClientLocked(t)
 	c.tellAgentLocked(t)

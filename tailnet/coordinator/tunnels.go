@@ -35,6 +35,7 @@ type tunnel struct {
 
 	grant     []byte
 	expires   time.Time
+	until     time.Time // when the right ends by itself; zero: never
 	recheckAt time.Time // when the right is to be asked for again and the grant renewed
 
 	// asked is the client's stream that asked for this tunnel or announced it; only
@@ -92,10 +93,31 @@ func (c *Coordinator) issueLocked(t *tunnel, now time.Time) {
 	g := grant{
 		client: t.client.key, agent: t.agent.key,
 		user: t.identity.ID, principal: t.identity.Principal, workspace: t.workspace, token: t.identity.TokenID,
-		issued: now, expires: now.Add(GrantLife),
+		issued: now, expires: notAfter(now.Add(GrantLife), t.until),
 	}
 	t.grant = g.seal(c.cfg.GrantKey)
-	t.expires, t.recheckAt = g.expires, now.Add(renewInterval)
+	t.expires = g.expires
+	c.dueLocked(t, now)
+}
+
+// dueLocked sets when a right that was confirmed now is to be asked for again: when it
+// ends by itself at the latest, whether or not its client is there by then.
+func (c *Coordinator) dueLocked(t *tunnel, now time.Time) {
+	t.recheckAt = notAfter(now.Add(renewInterval), t.until)
+	if t.recheckAt.Sub(now) < tickInterval {
+		select {
+		case c.sooner <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// notAfter returns at, or the limit if that is earlier and not zero.
+func notAfter(at, limit time.Time) time.Time {
+	if !limit.IsZero() && limit.Before(at) {
+		return limit
+	}
+	return at
 }
 
 // tellClientLocked sends the client what is known of the agent's node, with the grant.
