@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"io"
@@ -111,8 +112,8 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 	_, _ = w.Write(append(b, '\n')) // a caller who left does not need the answer
 }
 
-// readJSON reads the request's body into v.
-func readJSON(w http.ResponseWriter, r *http.Request, v any) error {
+// receiveBody waits for the whole body of a request, which it keeps in memory.
+func receiveBody(w http.ResponseWriter, r *http.Request) error {
 	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
 		return errTooLarge
@@ -120,7 +121,14 @@ func readJSON(w http.ResponseWriter, r *http.Request, v any) error {
 	if err != nil {
 		return invalid("the request's body did not arrive")
 	}
-	if err := json.Unmarshal(b, v); err != nil {
+	r.Body = io.NopCloser(bytes.NewReader(b))
+	return nil
+}
+
+// readJSON reads a request's body, which has been received, into v.
+func readJSON(r *http.Request, v any) error {
+	b, err := io.ReadAll(r.Body)
+	if err != nil || json.Unmarshal(b, v) != nil {
 		return invalid("the request's body is not the JSON that belongs here")
 	}
 	return nil

@@ -39,7 +39,7 @@ func (s *Server) getVersion(w http.ResponseWriter, _ *http.Request, _ auth.Princ
 // postLogin exchanges the one-time code.
 func (s *Server) postLogin(w http.ResponseWriter, r *http.Request, _ auth.Principal) error {
 	var req sdk.LoginRequest
-	if err := readJSON(w, r, &req); err != nil {
+	if err := readJSON(r, &req); err != nil {
 		return err
 	}
 	if err := s.limits.mayTry(r.RemoteAddr, codeCost); err != nil {
@@ -80,7 +80,7 @@ func (s *Server) getWorkspaces(w http.ResponseWriter, r *http.Request, p auth.Pr
 // postWorkspace makes a workspace of the caller.
 func (s *Server) postWorkspace(w http.ResponseWriter, r *http.Request, p auth.Principal) error {
 	var req sdk.CreateWorkspaceRequest
-	if err := readJSON(w, r, &req); err != nil {
+	if err := readJSON(r, &req); err != nil {
 		return err
 	}
 	if !sdk.ValidName(req.Name) {

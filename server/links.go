@@ -162,11 +162,32 @@ func (s *Server) getControl(w http.ResponseWriter, r *http.Request, p auth.Princ
 	}
 	started := time.Now()
 	remote := r.RemoteAddr
+	bearer := r.Header.Get("Authorization")
 	go func() { // Close waits for it by done
 		defer done()
+		s.confirm(link, bearer)
 		s.attend(link, p, remote, started)
 	}()
 	return nil
+}
+
+// confirm ends a link whose right went while it was made: who ended the links of that
+// right did not find this one yet.
+func (s *Server) confirm(link *control.Link, bearer string) {
+	ctx, cancel := context.WithTimeout(s.background, withdrawTimeout)
+	defer cancel()
+	_, err := s.authenticate(ctx, bearer)
+	var refused *refusal
+	switch {
+	case err == nil || s.background.Err() != nil:
+		return
+	case !errors.As(err, &refused):
+		s.logger.ErrorContext(ctx, "cannot confirm who opened a control link", "error", err)
+		refused = errInternal
+	case refused.reason != disconnect.AuthExpired:
+		refused = &refusal{reason: disconnect.AuthRevoked, message: refused.message}
+	}
+	_ = link.Close(disconnect.Goodbye{Reason: refused.reason, Initiator: disconnect.Server, Detail: refused.message}) // keeps the first cause
 }
 
 // attend sees a link through its life.

@@ -6,6 +6,8 @@ import (
 	"crypto/rand"
 	"io"
 	"net/http"
+	"net/http/httptest"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -21,6 +23,7 @@ import (
 	"fairlead.dev/fairlead/disconnect"
 	"fairlead.dev/fairlead/disconnect/wire"
 	"fairlead.dev/fairlead/sdk"
+	"fairlead.dev/fairlead/server/auth"
 	"fairlead.dev/fairlead/server/store"
 	"fairlead.dev/fairlead/tailnet/coordinator"
 	"fairlead.dev/fairlead/tailnet/proto"
@@ -244,13 +247,53 @@ func TestControlLinkNeedsAToken(t *testing.T) {
 		require.Equal(t, disconnect.AuthFailed, a.Reason)
 		require.Equal(t, disconnect.Server, a.Initiator)
 	}
-	u.Disabled = true
-	require.NoError(t, s.store.UpdateUser(t.Context(), u))
-	_, err := s.dial(t, disconnect.Client, token, uuid.NewString())
+	_, err := s.store.UpdateUser(t.Context(), u.ID, func(u *store.User) { u.Disabled = true })
+	require.NoError(t, err)
+	_, err = s.dial(t, disconnect.Client, token, uuid.NewString())
 	require.Error(t, err)
 }
 
 // TestFormerLife: after a server that died without a word, its agents are not online.
+// TestRightWithdrawnWhileALinkIsMade: who ended the links of the withdrawn right did not
+// find this one yet.
+func TestRightWithdrawnWhileALinkIsMade(t *testing.T) {
+	for name, withdraw := range map[string]func(s *running, u store.User, p auth.Principal) error{
+		"token revoked": func(s *running, _ store.User, p auth.Principal) error {
+			return s.store.DeleteToken(t.Context(), p.TokenID)
+		},
+		"account disabled": func(s *running, u store.User, _ auth.Principal) error {
+			_, err := s.store.UpdateUser(t.Context(), u.ID, func(u *store.User) { u.Disabled = true })
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := run(t, nil)
+			u, token := s.addUser(t, "ada", store.RoleMember)
+			p, err := s.auth.Authenticate(t.Context(), token)
+			require.NoError(t, err)
+			require.NoError(t, withdraw(s, u, p))
+			h := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				_ = s.getControl(w, r, p) // admitted before
+			}))
+			defer h.Close()
+			at, err := url.Parse(h.URL)
+			require.NoError(t, err)
+			link, err := control.Dial(testutil.Context(t, patience), control.DialOptions{
+				AccessURL: at, Token: token, Instance: "i", ConnectType: disconnect.ClientToServer,
+				Self: disconnect.Client, Peer: disconnect.Server,
+			})
+			if err == nil {
+				defer link.Close(disconnect.Goodbye{Reason: disconnect.ClientClosed, Initiator: disconnect.Client})
+				<-link.Done()
+				err = link.Err()
+			}
+			a := control.JudgeDial(err, disconnect.ClientToServer, disconnect.Client, disconnect.Server)
+			require.Equal(t, disconnect.AuthRevoked, a.Reason, "%v", a)
+			require.Equal(t, disconnect.Server, a.Initiator)
+		})
+	}
+}
+
 func TestFormerLife(t *testing.T) {
 	dir := t.TempDir()
 	db, err := store.Open(t.Context(), dir)
@@ -486,8 +529,8 @@ func TestAuthorize(t *testing.T) {
 	require.NoError(t, err, "a name that looks like an id without its hyphens")
 	require.Equal(t, hex.ID, got.WorkspaceID)
 
-	ada.Disabled = true
-	require.NoError(t, s.store.UpdateUser(ctx, ada))
+	_, err = s.store.UpdateUser(ctx, ada.ID, func(u *store.User) { u.Disabled = true })
+	require.NoError(t, err)
 	_, err = s.authorize(ctx, as(ada), "dev")
 	require.ErrorIs(t, err, coordinator.ErrNotFound)
 	dead, cancel := context.WithCancel(ctx)

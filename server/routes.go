@@ -110,14 +110,36 @@ func (s *Server) dispatch(rows []route) http.Handler {
 			writeError(w, r, s.logger, errMethod)
 			return
 		}
-		p, err := s.admit(r, rows[i])
-		if err == nil {
-			err = rows[i].handler(w, r, p)
-		}
-		if err != nil {
+		if err := s.handle(w, r, rows[i]); err != nil {
 			writeError(w, r, s.logger, err)
 		}
 	})
+}
+
+// handle lets the caller in and has the route's handler answer.
+func (s *Server) handle(w http.ResponseWriter, r *http.Request, rt route) error {
+	p, err := s.admit(r, rt)
+	if err != nil {
+		return err
+	}
+	if rt.method == http.MethodGet {
+		return rt.handler(w, r, p)
+	}
+	if r.ContentLength != 0 {
+		if err := receiveBody(w, r); err != nil {
+			return err
+		}
+		// The caller may have taken their time with the body: what counts is the right
+		// that they have now.
+		if p, err = s.admit(r, rt); err != nil {
+			return err
+		}
+	}
+	// What has begun is done to its end, even if the caller leaves: a right that the
+	// database has forgotten must end what lives by it.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), writeTimeout)
+	defer cancel()
+	return rt.handler(w, r.WithContext(ctx), p)
 }
 
 // admit returns who calls, or why they may not. For a caller without the right the

@@ -2,6 +2,7 @@ package server
 
 import (
 	"bufio"
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -188,6 +189,59 @@ func TestHandlerPanicIsAnswered(t *testing.T) {
 	h.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), "GET", "/x", nil))
 	requireRefusal(t, answer{w.Result(), w.Body.String()}, http.StatusInternalServerError, sdk.CodeInternal)
 	require.Contains(t, s.log.String(), "request handler panicked")
+}
+
+// TestRightWithdrawnWhileTheBodyIsOnItsWay: a request that is held half-way does not
+// keep a right alive.
+func TestRightWithdrawnWhileTheBodyIsOnItsWay(t *testing.T) {
+	s := run(t, nil)
+	u, token := s.addUser(t, "ada", store.RoleMember)
+	conn, err := net.Dial("tcp", s.Addr().String())
+	require.NoError(t, err)
+	defer conn.Close()
+	const body = `{"label":"one more"}`
+	_, err = fmt.Fprintf(conn, "POST /api/v1/tokens HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nContent-Length: %d\r\n\r\n%s",
+		token, len(body), body[:5])
+	require.NoError(t, err)
+	var tokens []store.Token
+	require.Eventually(t, func() bool { // that it was used tells that the caller was let in
+		tokens, err = s.store.Tokens(t.Context(), u.ID)
+		return err == nil && !tokens[0].LastUsedAt.IsZero()
+	}, patience, 5*time.Millisecond)
+	require.NoError(t, s.store.DeleteToken(t.Context(), tokens[0].ID))
+	_, err = io.WriteString(conn, body[5:])
+	require.NoError(t, err)
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	require.Equal(t, http.StatusUnauthorized, resp.StatusCode)
+	tokens, err = s.store.Tokens(t.Context(), u.ID)
+	require.NoError(t, err)
+	require.Empty(t, tokens)
+}
+
+// TestCallerWhoLeavesStopsNothing: what has begun is done to its end.
+func TestCallerWhoLeavesStopsNothing(t *testing.T) {
+	s := run(t, nil)
+	left := make(chan error, 1)
+	var caller context.Context
+	h := s.dispatch([]route{{"DELETE", "/x", open, nil, func(w http.ResponseWriter, r *http.Request, _ auth.Principal) error {
+		<-caller.Done()
+		left <- r.Context().Err()
+		return nil
+	}}})
+	ctx, leave := context.WithCancel(t.Context())
+	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		caller = r.Context()
+		leave()
+		h.ServeHTTP(w, r)
+	}))
+	defer web.Close()
+	req, err := http.NewRequestWithContext(ctx, "DELETE", web.URL+"/x", nil)
+	require.NoError(t, err)
+	_, err = http.DefaultClient.Do(req) //nolint:bodyclose // there is none
+	require.ErrorIs(t, err, context.Canceled)
+	require.NoError(t, <-left)
 }
 
 func TestHeadIsAnsweredLikeGet(t *testing.T) {

@@ -48,7 +48,7 @@ func (s *Server) getTokens(w http.ResponseWriter, r *http.Request, p auth.Princi
 // postToken makes a token of the caller; an admin may make one for another user.
 func (s *Server) postToken(w http.ResponseWriter, r *http.Request, p auth.Principal) error {
 	var req sdk.CreateTokenRequest
-	if err := readJSON(w, r, &req); err != nil {
+	if err := readJSON(r, &req); err != nil {
 		return err
 	}
 	userID := p.UserID

@@ -37,7 +37,7 @@ func (s *Server) getUsers(w http.ResponseWriter, r *http.Request, _ auth.Princip
 // postUser makes a user and the token with which they log in the first time.
 func (s *Server) postUser(w http.ResponseWriter, r *http.Request, p auth.Principal) error {
 	var req sdk.CreateUserRequest
-	if err := readJSON(w, r, &req); err != nil {
+	if err := readJSON(r, &req); err != nil {
 		return err
 	}
 	role := store.RoleMember
@@ -78,22 +78,27 @@ func parseRole(s string) (store.Role, error) {
 // patchUser changes a user's role, and closes or reopens their account.
 func (s *Server) patchUser(w http.ResponseWriter, r *http.Request, p auth.Principal) error {
 	var req sdk.UpdateUserRequest
-	if err := readJSON(w, r, &req); err != nil {
+	if err := readJSON(r, &req); err != nil {
 		return err
 	}
 	u, err := s.userNamed(r.Context(), r.PathValue("user"))
 	if err != nil {
 		return err
 	}
+	var role store.Role
 	if req.Role != nil {
-		if u.Role, err = parseRole(*req.Role); err != nil {
+		if role, err = parseRole(*req.Role); err != nil {
 			return err
 		}
 	}
-	if req.Disabled != nil {
-		u.Disabled = *req.Disabled
-	}
-	err = s.store.UpdateUser(r.Context(), u)
+	u, err = s.store.UpdateUser(r.Context(), u.ID, func(u *store.User) {
+		if req.Role != nil {
+			u.Role = role
+		}
+		if req.Disabled != nil {
+			u.Disabled = *req.Disabled
+		}
+	})
 	if errors.Is(err, store.ErrLastAdmin) {
 		return conflict(u.Name + " is the last admin: make another user an admin first")
 	}

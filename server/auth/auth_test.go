@@ -116,9 +116,8 @@ func TestAuthenticateExpiryAndDisabling(t *testing.T) {
 	_, err = f.Authenticate(t.Context(), token)
 	require.ErrorIs(t, err, auth.ErrExpired)
 
-	closed := u
-	closed.Disabled = true
-	require.NoError(t, f.store.UpdateUser(t.Context(), closed))
+	_, err = f.store.UpdateUser(t.Context(), u.ID, func(u *store.User) { u.Disabled = true })
+	require.NoError(t, err)
 	_, err = f.Authenticate(t.Context(), token)
 	require.ErrorIs(t, err, auth.ErrDisabled)
 }

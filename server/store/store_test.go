@@ -102,24 +102,29 @@ func testUsers(t *testing.T, s *store.Store) {
 	require.ErrorIs(t, err, store.ErrNotFound)
 
 	// The last admin stays, whichever way somebody tries.
-	closed, demoted := u, u
-	closed.Disabled, demoted.Role = true, store.RoleMember
-	require.ErrorIs(t, s.UpdateUser(ctx, closed), store.ErrLastAdmin)
-	require.ErrorIs(t, s.UpdateUser(ctx, demoted), store.ErrLastAdmin)
+	closed := func(u *store.User) { u.Disabled = true }
+	demoted := func(u *store.User) { u.Role = store.RoleMember }
+	update := func(id string, change func(*store.User)) error {
+		_, err := s.UpdateUser(ctx, id, change)
+		return err
+	}
+	require.ErrorIs(t, update(u.ID, closed), store.ErrLastAdmin)
+	require.ErrorIs(t, update(u.ID, demoted), store.ErrLastAdmin)
 	got, err = s.UserByName(ctx, "ada")
 	require.NoError(t, err)
 	require.Equal(t, u, got, "nothing has changed")
 
 	bob := addUser(t, s, "bob", store.RoleAdmin)
-	require.NoError(t, s.UpdateUser(ctx, closed))
+	require.NoError(t, update(u.ID, closed))
+	require.ErrorIs(t, update(bob.ID, closed), store.ErrLastAdmin, "a closed account is no admin")
+	require.ErrorIs(t, update(bob.ID, demoted), store.ErrLastAdmin)
+	require.ErrorIs(t, update("nobody", demoted), store.ErrNotFound)
+	after, err := s.UpdateUser(ctx, u.ID, demoted)
+	require.NoError(t, err)
+	require.True(t, after.Disabled, "one change leaves the other")
 	got, err = s.UserByName(ctx, "ada")
 	require.NoError(t, err)
-	require.True(t, got.Disabled)
-	bob.Disabled = true
-	require.ErrorIs(t, s.UpdateUser(ctx, bob), store.ErrLastAdmin, "a closed account is no admin")
-	bob.Disabled, bob.Role = false, store.RoleMember
-	require.ErrorIs(t, s.UpdateUser(ctx, bob), store.ErrLastAdmin)
-	require.ErrorIs(t, s.UpdateUser(ctx, store.User{ID: "nobody", Role: store.RoleMember}), store.ErrNotFound)
+	require.Equal(t, after, got)
 	n, err = s.CountUsers(ctx)
 	require.NoError(t, err)
 	require.Equal(t, 2, n)

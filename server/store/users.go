@@ -73,8 +73,12 @@ func (s *Store) CreateUserWithToken(ctx context.Context, u User, t Token) error 
 
 // UserByName returns the user of that name, or ErrNotFound.
 func (s *Store) UserByName(ctx context.Context, name string) (User, error) {
+	return user(ctx, s.read, ` WHERE name = $1`, name)
+}
+
+func user(ctx context.Context, q queryer, where string, args ...any) (User, error) {
 	var r userRow
-	err := s.read.QueryRowContext(ctx, `SELECT `+userColumns+` FROM users WHERE name = $1`, name).Scan(r.dest()...)
+	err := q.QueryRowContext(ctx, `SELECT `+userColumns+` FROM users`+where, args...).Scan(r.dest()...)
 	if err != nil {
 		return User{}, fmt.Errorf("look up user: %w", scanned(err))
 	}
@@ -118,15 +122,21 @@ func (s *Store) Users(ctx context.Context) ([]User, error) {
 // ErrLastAdmin: the change would leave nobody with the admin role and an open account.
 var ErrLastAdmin = errors.New("the last admin must stay")
 
-// UpdateUser stores the role of u and whether the account is closed. ErrNotFound: no
-// such user. ErrLastAdmin: nobody would be left to administer the server.
-func (s *Store) UpdateUser(ctx context.Context, u User) error {
-	return s.transact(ctx, func(tx *sql.Tx) error {
+// UpdateUser changes the role of a user, and whether the account is closed, from what
+// they are by then: two changes at one time do not undo each other. It returns the user
+// as stored. ErrNotFound: no such user. ErrLastAdmin: nobody would be left to administer
+// the server.
+func (s *Store) UpdateUser(ctx context.Context, id string, change func(*User)) (u User, err error) {
+	err = s.transact(ctx, func(tx *sql.Tx) error {
+		if u, err = user(ctx, tx, ` WHERE id = $1`, id); err != nil {
+			return err
+		}
+		change(&u)
 		before, err := countAdmins(ctx, tx)
 		if err != nil {
 			return err
 		}
-		err = affectOne(ctx, tx, `UPDATE users SET role = $1, disabled = $2 WHERE id = $3`, string(u.Role), u.Disabled, u.ID)
+		err = affectOne(ctx, tx, `UPDATE users SET role = $1, disabled = $2 WHERE id = $3`, string(u.Role), u.Disabled, id)
 		if err != nil {
 			return fmt.Errorf("update user: %w", err)
 		}
@@ -136,6 +146,7 @@ func (s *Store) UpdateUser(ctx context.Context, u User) error {
 		}
 		return err
 	})
+	return u, err
 }
 
 // countAdmins returns how many admins have an open account.
