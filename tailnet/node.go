@@ -53,13 +53,14 @@ type Node struct {
 	stun   *loopSTUN
 	peers  *peerTable
 	self   *selfState
+	home   *homeKeeper
 	paths  *pathWatcher
 
 	cancel context.CancelFunc // ends loops
 	loops  sync.WaitGroup
 
 	relays sync.Mutex  // held during SetDERPMap; taken before change
-	change sync.Mutex  // held during calls that change the engine, so that they have an order; guards renewed
+	change sync.Mutex  // held during calls that change the engine, so that they have an order; guards renewed and parts of home
 	closed atomic.Bool // set once, by Close, under change
 
 	closeOnce sync.Once
@@ -89,6 +90,7 @@ func NewNode(opts Options) (*Node, error) {
 		addr:   key.Address(),
 		peers:  newPeerTable(),
 		self:   newSelfState(key, opts.ForceRelay),
+		home:   newHomeKeeper(),
 	}
 	n.renewed = make(map[proto.NodeKey]time.Time)
 	n.haveRelay = make(chan struct{})
@@ -113,6 +115,7 @@ func (n *Node) start() (err error) {
 		if n.shim, err = newShim(n.logger, n.opts.DialRelay); err != nil {
 			return err
 		}
+		n.shim.onTurn = n.home.turned
 	}
 	n.engine, err = newEngine(engineConfig{
 		key:         n.opts.PrivateKey,
@@ -124,7 +127,7 @@ func (n *Node) start() (err error) {
 		logf:        newEngineLog(n.logger).logf,
 		peers:       n.peers,
 		onEndpoints: n.self.setEndpoints,
-		onHome:      n.self.setHome,
+		onHome:      n.home.engineMoved,
 	})
 	if err != nil {
 		_ = device.Close()
@@ -134,6 +137,9 @@ func (n *Node) start() (err error) {
 	var ctx context.Context
 	ctx, n.cancel = context.WithCancel(context.Background())
 	n.loops.Go(func() { n.self.run(ctx) })
+	if n.shim != nil {
+		n.loops.Go(func() { n.keepHome(ctx) })
+	}
 	n.loops.Go(func() { n.paths.run(ctx, func() int { return len(n.peers.keys()) }) })
 	return nil
 }
@@ -179,15 +185,17 @@ func (n *Node) SetDERPMap(m *proto.DERPMap, stunHost string) {
 		return
 	}
 	if first == 0 {
+		n.home.replace(nil, nil)
 		n.engine.setRelays(nil, 0)
 		n.self.setHome(0)
 		return
 	}
+	n.home.replace(m, dm)
 	home := n.self.homeRegion()
-	if dm.Regions[home] == nil {
-		home = first
+	if !n.home.usable(home) {
+		home = n.home.first()
 	}
-	n.engine.setRelays(dm, home)
+	n.engine.setRelays(n.home.scored(), home)
 	n.self.setHome(home)
 	n.relayKnown()
 }
@@ -286,6 +294,7 @@ func (n *Node) SetCoordinated(up bool) {
 	n.change.Lock()
 	defer n.change.Unlock()
 	if !n.closed.Load() {
+		n.home.coordinated = up
 		n.engine.setCoordinated(up)
 	}
 }

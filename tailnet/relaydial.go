@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"sync"
 
@@ -23,7 +24,7 @@ const (
 )
 
 // RelayDialer opens relay connections to the server behind an access URL, or to the
-// relay that a region names, with the relay token that the server last issued. Its
+// relay that a region names (over https, or as plain as the server beyond loopback), with the relay token that the server last issued. Its
 // Dial method is a [RelayDialFunc]. It is safe for concurrent use.
 type RelayDialer struct {
 	access *url.URL
@@ -139,7 +140,19 @@ func (d *RelayDialer) relayURL(region *proto.DERPRegion) (string, error) {
 	if u.Host == "" {
 		return "", errors.New("dial relay: the region's url has no host")
 	}
+	if plain(u) && !isLoopback(u) && (!plain(d.access) || isLoopback(d.access)) {
+		return "", fmt.Errorf("dial relay: refusing %s: plain HTTP would show the relay token to everybody on the way", u.Redacted())
+	}
 	return u.String(), nil
+}
+
+func plain(u *url.URL) bool { return u.Scheme == "http" || u.Scheme == "ws" }
+
+// isLoopback reports whether a URL leads to this host. A plain server elsewhere is one
+// that somebody insisted on.
+func isLoopback(u *url.URL) bool {
+	ip, err := netip.ParseAddr(u.Hostname())
+	return err == nil && ip.Unmap().IsLoopback() || u.Hostname() == "localhost"
 }
 
 // relayConn is a relay connection that knows how to judge its own end.

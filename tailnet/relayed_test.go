@@ -7,6 +7,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -25,7 +26,24 @@ type testRelay struct {
 	server *derpserver.Server
 	addr   string
 	dials  atomic.Int32
+	dead   atomic.Bool
+
+	mu    sync.Mutex // guards conns
+	conns []net.Conn
 }
+
+// kill ends all connections and lets no new ones in until revive.
+func (r *testRelay) kill() {
+	r.dead.Store(true)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, c := range r.conns {
+		c.Close()
+	}
+	r.conns = nil
+}
+
+func (r *testRelay) revive() { r.dead.Store(false) }
 
 func newTestRelay(t testing.TB) *testRelay {
 	t.Helper()
@@ -33,6 +51,7 @@ func newTestRelay(t testing.TB) *testRelay {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
+	r := &testRelay{server: server, addr: l.Addr().String()}
 	var conns sync.WaitGroup
 	conns.Go(func() {
 		for {
@@ -40,6 +59,9 @@ func newTestRelay(t testing.TB) *testRelay {
 			if err != nil {
 				return
 			}
+			r.mu.Lock()
+			r.conns = append(r.conns, c)
+			r.mu.Unlock()
 			conns.Go(func() {
 				server.Accept(ctx, c, bufio.NewReadWriter(bufio.NewReader(c), bufio.NewWriter(c)), c.RemoteAddr().String())
 			})
@@ -51,7 +73,7 @@ func newTestRelay(t testing.TB) *testRelay {
 		cancel()
 		conns.Wait()
 	})
-	return &testRelay{server: server, addr: l.Addr().String()}
+	return r
 }
 
 // await waits until n is at the relay. A packet for a node that is not is dropped,
@@ -65,6 +87,9 @@ func (r *testRelay) await(t testing.TB, n *Node) {
 
 func (r *testRelay) dial(ctx context.Context, _ *proto.DERPRegion) (net.Conn, error) {
 	r.dials.Add(1)
+	if r.dead.Load() {
+		return nil, syscall.ECONNREFUSED
+	}
 	var d net.Dialer
 	return d.DialContext(ctx, "tcp", r.addr)
 }

@@ -35,13 +35,14 @@ type shimTiming struct {
 	// its own back-off short.
 	hold    time.Duration
 	redial  time.Duration // between two dials of one upgrade
+	doubt   time.Duration // of dialling without success, until the relay counts as out of reach
 	penalty time.Duration // after a refusal, until the next dial
 	ping    time.Duration // between two life signs asked of the relay
 	silence time.Duration // without a life sign, until the relay is given up
 }
 
 var defaultShimTiming = shimTiming{
-	header: 5 * time.Second, hold: 9 * time.Second, redial: time.Second,
+	header: 5 * time.Second, hold: 9 * time.Second, redial: time.Second, doubt: 1500 * time.Millisecond,
 	penalty: 5 * time.Second, ping: 2 * time.Second, silence: 5 * time.Second,
 }
 
@@ -71,6 +72,9 @@ type shim struct {
 	// onEnd is told of each relay connection's end, from its goroutine. Set it before
 	// the first Port.
 	onEnd func(region int32, a disconnect.Attribution)
+	// onTurn is told, again and again, that a region is out of reach, and that it was
+	// reached. It must not block. Set it before the first Port.
+	onTurn func(region int32, reached bool)
 
 	tls  *tls.Config
 	cert string

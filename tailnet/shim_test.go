@@ -37,7 +37,7 @@ const relayTestToken = "the-token"
 
 var shimTestTiming = shimTiming{
 	header: 300 * time.Millisecond, hold: 5 * time.Second, redial: 20 * time.Millisecond,
-	penalty: 100 * time.Millisecond, ping: 20 * time.Millisecond, silence: 300 * time.Millisecond,
+	penalty: 100 * time.Millisecond, doubt: 50 * time.Millisecond, ping: 20 * time.Millisecond, silence: 300 * time.Millisecond,
 }
 
 // wsRelay is upstream's relay behind a WebSocket below a path prefix, for one token.

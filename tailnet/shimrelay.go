@@ -35,6 +35,7 @@ func (s *shim) reach(r *shimRegion) (net.Conn, error) {
 		return nil, err
 	}
 	s.report(r, err)
+	s.turned(region, err == nil)
 	if refused(err) {
 		r.holdBack(time.Now().Add(s.timing.penalty))
 	}
@@ -88,11 +89,15 @@ func (s *shim) race(ctx context.Context, region *proto.DERPRegion) (net.Conn, er
 	d.start(ctx)
 	next := time.NewTimer(jitter(s.timing.redial))
 	defer next.Stop()
+	doubt := time.NewTicker(s.timing.doubt)
+	defer doubt.Stop()
 	var last error
 	for {
 		select {
 		case <-ctx.Done():
 			return d.photoFinish(last)
+		case <-doubt.C:
+			s.turned(region, false)
 		case <-next.C:
 			next.Reset(jitter(s.timing.redial))
 			d.start(ctx)
@@ -105,6 +110,13 @@ func (s *shim) race(ctx context.Context, region *proto.DERPRegion) (net.Conn, er
 			}
 			last = moreTelling(last, result.err)
 		}
+	}
+}
+
+// turned tells whether a region was reached.
+func (s *shim) turned(region *proto.DERPRegion, reached bool) {
+	if s.onTurn != nil {
+		s.onTurn(region.GetId(), reached)
 	}
 }
 
