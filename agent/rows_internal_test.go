@@ -51,7 +51,7 @@ func newTestSite(t *testing.T) *testSite {
 		Authorize: func(context.Context, control.Identity, string) (coordinator.Right, error) {
 			return coordinator.Right{}, coordinator.ErrNotFound
 		},
-		RelayToken: func(tailnetproto.NodeKey, time.Time) string { return "token" },
+		RelayToken: func(tailnetproto.NodeKey, control.Identity, time.Time) string { return "token" },
 		DERPMap:    func() *tailnetproto.DERPMap { return &tailnetproto.DERPMap{} },
 	})
 	s.tailnet = &testTailnet{Coordinator: coord}

@@ -58,6 +58,7 @@ type Identity struct {
 	ID        string // agent: workspace id; client: user id
 	Principal string // user name, opaque
 	TokenID   string
+	Expires   time.Time // when the token does; zero: never
 }
 
 // Ending is how a link ended.

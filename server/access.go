@@ -24,18 +24,9 @@ func (s *Server) authorize(ctx context.Context, client control.Identity, name st
 		return coordinator.Right{}, coordinator.ErrNotFound
 	}
 	// A tunnel lasts no longer than the token that it was asked for with.
-	t, u, err := s.store.TokenByID(ctx, client.TokenID)
-	switch {
-	case errors.Is(err, store.ErrNotFound):
-		return coordinator.Right{}, withdrawnAs(revoked("the token was revoked"))
-	case err != nil:
-		return coordinator.Right{}, fmt.Errorf("authorize: %w", err)
-	case u.ID != client.ID:
-		return coordinator.Right{}, coordinator.ErrNotFound
-	case u.Disabled:
-		return coordinator.Right{}, withdrawnAs(revoked(auth.ErrDisabled.Error()))
-	case !t.ExpiresAt.IsZero() && !s.opts.Now().Before(t.ExpiresAt):
-		return coordinator.Right{}, withdrawnAs(expired())
+	t, u, err := s.tokenStands(ctx, client.ID, client.TokenID)
+	if err != nil {
+		return coordinator.Right{}, err
 	}
 	p := auth.Principal{Kind: auth.KindUser, UserID: u.ID, UserName: u.Name, Role: u.Role}
 	ws, err := s.named(ctx, p, name)
@@ -43,6 +34,25 @@ func (s *Server) authorize(ctx context.Context, client control.Identity, name st
 		return coordinator.Right{}, denied(err)
 	}
 	return coordinator.Right{WorkspaceID: ws.ID, HostKey: ws.SSHHostKey, Until: t.ExpiresAt}, nil
+}
+
+// tokenStands returns a token and its user, or why that user's token lets nobody in any
+// more: a coordinator.ErrNotFound, which mostly says what ended the right.
+func (s *Server) tokenStands(ctx context.Context, userID, tokenID string) (store.Token, store.User, error) {
+	t, u, err := s.store.TokenByID(ctx, tokenID)
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		err = withdrawnAs(revoked("the token was revoked"))
+	case err != nil:
+		err = fmt.Errorf("authorize: %w", err)
+	case u.ID != userID:
+		err = coordinator.ErrNotFound
+	case u.Disabled:
+		err = withdrawnAs(revoked(auth.ErrDisabled.Error()))
+	case !t.ExpiresAt.IsZero() && !s.opts.Now().Before(t.ExpiresAt):
+		err = withdrawnAs(expired())
+	}
+	return t, u, err
 }
 
 // withdrawnAs denies a right that there was, and says what ended it.

@@ -150,7 +150,7 @@ func (s *Server) getControl(w http.ResponseWriter, r *http.Request, p auth.Princ
 		return errStopping
 	}
 	done := func() { leave(); over() }
-	id := control.Identity{Kind: control.ClientPeer, ID: p.UserID, Principal: p.UserName, TokenID: p.TokenID}
+	id := control.Identity{Kind: control.ClientPeer, ID: p.UserID, Principal: p.UserName, TokenID: p.TokenID, Expires: p.ExpiresAt}
 	if p.Kind == auth.KindAgent {
 		id.Kind, id.ID = control.AgentPeer, p.WorkspaceID
 	}

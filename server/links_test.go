@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -206,7 +207,11 @@ func (s *running) relayConn(t *testing.T) *wsconn.Conn {
 	var key proto.NodeKey
 	_, err := rand.Read(key[:])
 	require.NoError(t, err)
-	conn, err := s.dialRelay(t, s.signer.Sign(key, time.Now().Add(time.Hour)))
+	u, _ := s.addUser(t, fmt.Sprintf("user%x", key[:4]), store.RoleMember)
+	tokens, err := s.store.Tokens(t.Context(), u.ID)
+	require.NoError(t, err)
+	by := relaySubject{id: u.ID, token: tokens[0].ID}
+	conn, err := s.dialRelay(t, s.signer.Sign(relay.Claims{Node: key, Expires: s.opts.Now().Add(time.Hour), Subject: by.String()}))
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = conn.Close() })
 	return conn
@@ -222,13 +227,24 @@ func (s *running) dialRelay(t *testing.T, token string) (*wsconn.Conn, error) {
 func TestRelayIsNotOpen(t *testing.T) {
 	clock := newClock()
 	s := run(t, func(o *Options) { o.Now = clock.Now })
-	_, user := s.addUser(t, "ada", store.RoleAdmin)
-	var key proto.NodeKey
-	key[0] = 1
-	late := s.signer.Sign(key, clock.Now().Add(time.Minute))
+	ada, user := s.addUser(t, "ada", store.RoleAdmin)
+	tokens, err := s.store.Tokens(t.Context(), ada.ID)
+	require.NoError(t, err)
+	claims := relay.Claims{Node: proto.NodeKey{1}, Expires: clock.Now().Add(time.Minute), Subject: relaySubject{id: ada.ID, token: tokens[0].ID}.String()}
+	late := s.signer.Sign(claims)
 	clock.advance(time.Minute)
-	other := relay.NewTokenSigner([32]byte{1}).Sign(key, clock.Now().Add(time.Hour))
-	for _, token := range []string{"", "garbage", user, late, other} {
+	claims.Expires = clock.Now().Add(time.Hour)
+	conn, err := s.dialRelay(t, s.signer.Sign(claims))
+	require.NoError(t, err)
+	require.NoError(t, conn.Close())
+	other := relay.NewTokenSigner([32]byte{1}).Sign(claims)
+	refused := []string{"", "garbage", user, late, other}
+	for _, subject := range []string{"", "user", relaySubject{id: ada.ID, token: uuid.NewString()}.String(),
+		relaySubject{id: uuid.NewString(), token: tokens[0].ID}.String(), relaySubject{agent: true, id: ada.ID}.String()} {
+		claims.Subject = subject // signed by us, and no right behind it
+		refused = append(refused, s.signer.Sign(claims))
+	}
+	for _, token := range refused {
 		_, err := s.dialRelay(t, token)
 		var refused *wsconn.DialError
 		require.ErrorAs(t, err, &refused)

@@ -188,9 +188,11 @@ func (s *Server) startTailnet(ctx context.Context) error {
 	}
 	s.signer = relay.NewTokenSigner(relayKey)
 	s.relay = relay.New(relay.Config{
-		Logger:  s.logger, // the relay writes down its connections' ends itself
-		Admit:   func(token string) (proto.NodeKey, error) { return s.signer.Verify(token, s.opts.Now()) },
-		Peer:    s.relayPeer,
+		Logger: s.logger, // the relay writes down its connections' ends itself
+		Admit: func(ctx context.Context, token string) (relay.Admission, error) {
+			return s.admitToRelay(ctx, token, false)
+		},
+		Now:     s.opts.Now,
 		Witness: s.meters.witness,
 		Refuse: func(w http.ResponseWriter, r *http.Request, status int, reason disconnect.Reason, message string) {
 			writeError(w, r, s.logger, &refusal{status, reason.String(), message, reason})
@@ -202,20 +204,11 @@ func (s *Server) startTailnet(ctx context.Context) error {
 		Authorize:  s.authorize,
 		Offline:    s.offline,
 		GrantKey:   grantKey,
-		RelayToken: s.signer.Sign,
+		RelayToken: s.relayToken,
 		DERPMap:    s.derpMap,
 		Now:        s.opts.Now,
 	})
 	return nil
-}
-
-// relayPeer tells the relay at which layer a node's connection is, and who is at its
-// other end.
-func (s *Server) relayPeer(node proto.NodeKey) (disconnect.ConnectType, disconnect.Initiator) {
-	if kind, _ := s.coordinator.KindOf(node); kind == control.AgentPeer {
-		return disconnect.ServerToAgent, disconnect.Agent
-	}
-	return disconnect.ClientToServer, disconnect.Client
 }
 
 // derpMap returns the one region: the relay and STUN of this server.

@@ -22,6 +22,7 @@ import (
 type node struct {
 	t      *testing.T
 	stream proto.TailnetService_CoordinateClient
+	key    proto.NodeKey
 	token  string // for the relay
 }
 
@@ -41,6 +42,7 @@ func coordinate(t *testing.T, link *control.Link) *node {
 	n.send(&proto.CoordinateRequest{Request: &proto.CoordinateRequest_Proof{Proof: &proto.Proof{
 		NodeKey: public[:], Sealed: box.Seal(nonce[:], message, &nonce, &to, private),
 	}}})
+	n.key = proto.NodeKey(public[:])
 	n.token = n.recv().GetAdmitted().GetRelayToken()
 	n.send(&proto.CoordinateRequest{Request: &proto.CoordinateRequest_Self{Self: &proto.Node{Key: public[:], DiscoKey: public[:]}}})
 	return n

@@ -31,6 +31,7 @@ func (s *Server) userRightsChanged(u store.User) {
 		s.endLinks(revoked(auth.ErrDisabled.Error()), func(id control.Identity) bool {
 			return id.Kind == control.ClientPeer && id.ID == u.ID
 		})
+		s.endAtRelays(userTag(u.ID), revoked(auth.ErrDisabled.Error()))
 	}
 }
 
@@ -44,6 +45,7 @@ func (s *Server) endToken(userID, tokenID string, g disconnect.Goodbye) {
 	s.endLinks(g, func(id control.Identity) bool {
 		return id.Kind == control.ClientPeer && id.TokenID == tokenID
 	})
+	s.endAtRelays(tokenTag(tokenID), g)
 }
 
 // unshared ends a user's sessions in a workspace that is not shared any more.
@@ -56,6 +58,7 @@ func (s *Server) agentRevoked(ws store.Workspace, detail string) {
 	s.endLinks(revoked(detail), func(id control.Identity) bool {
 		return id.Kind == control.AgentPeer && id.ID == ws.ID
 	})
+	s.endAtRelays(workspaceTag(ws.ID), revoked(detail))
 }
 
 // recheck has the coordinator end the tunnels whose right is gone. It must come before

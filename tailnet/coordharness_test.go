@@ -57,7 +57,7 @@ func newSite(t *testing.T) *site {
 func (s *site) start() {
 	coord := coordinator.New(coordinator.Config{
 		Authorize: s.authorize, GrantKey: [32]byte{5},
-		RelayToken: func(k proto.NodeKey, _ time.Time) string { return "relay:" + k.String() },
+		RelayToken: func(k proto.NodeKey, _ control.Identity, _ time.Time) string { return "relay:" + k.String() },
 		DERPMap: func() *proto.DERPMap {
 			s.mu.Lock()
 			defer s.mu.Unlock()

@@ -21,12 +21,13 @@ import (
 
 // withRelay gives the site a relay that takes its tokens.
 func (s *site) withRelay() {
-	r := relay.New(relay.Config{Admit: func(token string) (proto.NodeKey, error) {
+	r := relay.New(relay.Config{Admit: func(_ context.Context, token string) (relay.Admission, error) {
 		b, err := base64.RawURLEncoding.DecodeString(strings.TrimPrefix(token, "relay:"))
 		if err != nil {
-			return proto.NodeKey{}, err
+			return relay.Admission{}, err
 		}
-		return proto.ParseNodeKey(b)
+		key, err := proto.ParseNodeKey(b)
+		return relay.Admission{Node: key}, err
 	}})
 	s.t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)

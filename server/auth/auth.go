@@ -50,8 +50,7 @@ type Principal struct {
 	// WorkspaceID and WorkspaceName are an agent's own; empty for a user.
 	WorkspaceID   string
 	WorkspaceName string
-	// TokenID names the token in logs; it is no secret. For an agent it is the
-	// workspace's id: each has one token.
+	// TokenID names the token in logs; it is no secret. For an agent see [AgentTokenID].
 	TokenID string
 	// Scope bounds what the token may be used for, and ExpiresAt until when (zero:
 	// for ever). Empty for an agent.
@@ -115,9 +114,13 @@ func (a *Auth) authenticateAgent(ctx context.Context, bearer string) (Principal,
 	}
 	return Principal{
 		Kind: KindAgent, UserID: w.OwnerID, UserName: w.OwnerName,
-		WorkspaceID: w.ID, WorkspaceName: w.Name, TokenID: w.ID,
+		WorkspaceID: w.ID, WorkspaceName: w.Name, TokenID: AgentTokenID(w),
 	}, nil
 }
+
+// AgentTokenID names the token that a workspace's agent has now: another one after
+// each rotation.
+func AgentTokenID(w store.Workspace) string { return w.AgentTokenHash[:min(len(w.AgentTokenHash), 16)] }
 
 func (a *Auth) authenticateUser(ctx context.Context, bearer string) (Principal, error) {
 	t, u, err := a.store.TokenByHash(ctx, hashText(bearer))

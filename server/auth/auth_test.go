@@ -81,7 +81,7 @@ func TestAuthenticate(t *testing.T) {
 	p, err = f.Authenticate(t.Context(), agentToken)
 	require.NoError(t, err)
 	require.Equal(t, auth.Principal{Kind: auth.KindAgent, UserID: ada.ID, UserName: "ada",
-		WorkspaceID: dev.ID, WorkspaceName: "dev", TokenID: dev.ID}, p)
+		WorkspaceID: dev.ID, WorkspaceName: "dev", TokenID: dev.AgentTokenHash[:16]}, p)
 
 	for _, bad := range []string{
 		"", "fl_u_", "x", "Bearer " + adaToken, adaToken[:len(adaToken)-1], adaToken + "A",

@@ -77,8 +77,9 @@ type Config struct {
 	// GrantKey signs grants. It must be the same after a restart of the server; zero:
 	// a random key, and grants do not survive a restart.
 	GrantKey [32]byte
-	// RelayToken makes the token that admits a node to the relay until expiry.
-	RelayToken func(node proto.NodeKey, expiry time.Time) string
+	// RelayToken makes the token that admits a node to relays until expiry, by the right
+	// of its link's identity. It must not block.
+	RelayToken func(node proto.NodeKey, id control.Identity, expiry time.Time) string
 	// DERPMap returns the relays to use now. Call DERPMapChanged after a change.
 	DERPMap func() *proto.DERPMap
 	// Now is the clock; nil: time.Now.
@@ -227,13 +228,14 @@ func (c *Coordinator) Online(workspaceID string) (instance string, since time.Ti
 	return rec.session.instance, rec.since, true
 }
 
-// KindOf tells whether a node belongs to an agent or a client, if it has been seen.
-func (c *Coordinator) KindOf(node proto.NodeKey) (control.Kind, bool) {
+// RelayTokenExpiry returns when the relay token of a node that is here expires. It may
+// be in the past when the credential behind it has expired.
+func (c *Coordinator) RelayTokenExpiry(node proto.NodeKey) (time.Time, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	m := c.members[node]
-	if m == nil || m.id.Kind == 0 {
-		return 0, false
+	if m == nil || m.session == nil {
+		return time.Time{}, false
 	}
-	return m.id.Kind, true
+	return m.session.tokenExpires, true
 }

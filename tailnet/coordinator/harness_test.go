@@ -157,7 +157,7 @@ func newWorld(t *testing.T, change ...func(*Config)) *world {
 		Logger:    slog.New(slog.NewTextHandler(t.Output(), nil)),
 		Authorize: w.authorize,
 		GrantKey:  [32]byte{1, 2, 3},
-		RelayToken: func(k proto.NodeKey, expiry time.Time) string {
+		RelayToken: func(k proto.NodeKey, _ control.Identity, expiry time.Time) string {
 			return "relay token of " + k.Short() + " until " + expiry.UTC().Format(time.RFC3339)
 		},
 	}

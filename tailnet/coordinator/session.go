@@ -47,6 +47,7 @@ type session struct {
 	live         bool // admitted and not ended
 	selfSeen     bool
 	tokenRenewAt time.Time
+	tokenExpires time.Time
 }
 
 // streamEnd is our own decision to end a stream.
@@ -268,10 +269,13 @@ func (s *session) handle(req *proto.CoordinateRequest) error {
 // sendAdmittedLocked gives the node a fresh relay token; c.mu is held.
 func (s *session) sendAdmittedLocked(now time.Time) {
 	expiry := now.Add(tokenLife)
-	s.tokenRenewAt = now.Add(renewInterval)
+	if at := s.id.Expires; !at.IsZero() && at.Before(expiry) {
+		expiry = at // it rests on that
+	}
+	s.tokenRenewAt, s.tokenExpires = now.Add(renewInterval), expiry
 	admitted := &proto.Admitted{ExpiresAt: timestamppb.New(expiry)}
 	if s.c.cfg.RelayToken != nil {
-		admitted.RelayToken = s.c.cfg.RelayToken(s.key, expiry)
+		admitted.RelayToken = s.c.cfg.RelayToken(s.key, s.id, expiry)
 	}
 	s.send(topic{kind: topicAdmitted}, &proto.CoordinateResponse{
 		Response: &proto.CoordinateResponse_Admitted{Admitted: admitted},

@@ -38,6 +38,7 @@ type conn struct {
 	leg  disconnect.ConnectType
 	peer disconnect.Initiator
 	from string // the node's address
+	tags []string
 
 	ctx  context.Context // ends when the connection is closed
 	stop context.CancelFunc
@@ -45,6 +46,7 @@ type conn struct {
 	cause   disconnect.Latch
 	began   time.Time
 	heard   atomic.Int64 // when bytes or a pong came last, in Unix ns
+	expires atomic.Int64 // when the admission is over, in Unix ns; 0: never
 	pinging atomic.Bool  // a ping is under way
 	claimed atomic.Bool  // the node named the key that its token names
 	proven  atomic.Bool  // the DERP server opened what the node sealed with that key
@@ -213,6 +215,24 @@ func (c *conn) judge() disconnect.Attribution {
 
 func (c *conn) attribute(reason disconnect.Reason, by disconnect.Initiator, detail string) disconnect.Attribution {
 	return disconnect.Attribution{ConnectType: c.leg, Reason: reason, Initiator: by, Detail: detail}
+}
+
+// extend moves the end of the admission, but never nearer; the zero time is never.
+func (c *conn) extend(to time.Time) {
+	if to.IsZero() {
+		return
+	}
+	for {
+		now := c.expires.Load()
+		if to.UnixNano() <= now || c.expires.CompareAndSwap(now, to.UnixNano()) {
+			return
+		}
+	}
+}
+
+func (c *conn) expired(now time.Time) bool {
+	at := c.expires.Load()
+	return at != 0 && now.UnixNano() >= at
 }
 
 // setWord keeps what the DERP server says about the connection's end; it does so

@@ -3,6 +3,7 @@ package relay
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -10,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"fairlead.dev/fairlead/disconnect"
@@ -34,6 +36,8 @@ const (
 	maxHandshake = 10 * time.Second
 	// writeTimeout bounds one write to a node that does not read.
 	writeTimeout = 5 * time.Second
+	// expiryInterval is how often the relay looks whose admission is over.
+	expiryInterval = time.Second
 	// maxToken bounds the Authorization header's token, in bytes.
 	maxToken = 1024
 )
@@ -62,12 +66,10 @@ type Event struct {
 type Config struct {
 	// Logger receives the relay's log lines; nil discards them.
 	Logger *slog.Logger
-	// Admit returns the node key that a token admits. It is called concurrently; its
-	// error's text is not shown to the node.
-	Admit func(token string) (proto.NodeKey, error)
-	// Peer says on which leg the node is, and who it is: (ServerToAgent, Agent) or
-	// (ClientToServer, Client). Nil: every node is a client.
-	Peer func(proto.NodeKey) (disconnect.ConnectType, disconnect.Initiator)
+	// Admit returns whom a token admits. It is called concurrently, with the request's
+	// context; its error's text is not shown to the node. [ErrUndecided] says that the
+	// node may ask again, any other error that it may not come in.
+	Admit func(ctx context.Context, token string) (Admission, error)
 	// Witness is told of each connection's opening and end, in this order, from the
 	// connection's goroutine; it should return soon. Nil: nobody is told.
 	Witness func(Event)
@@ -80,9 +82,27 @@ type Config struct {
 	// MaxConns bounds the connections at one time (16384 when zero).
 	MaxConns int
 
+	// Now is the clock of admissions; nil: time.Now.
+	Now func() time.Time
+
 	// For tests; the defaults are maxHandshake and writeTimeout.
 	handshake, write time.Duration
 }
+
+// Admission is who may have a connection.
+type Admission struct {
+	Node proto.NodeKey
+	// Agent: the node is an agent's, and the connection counts as server_to_agent;
+	// otherwise it is a client's.
+	Agent bool
+	// Expires is when the connection ends unless [Relay.Extend] gives it more; zero: never.
+	Expires time.Time
+	// Tags name what the admission rests on, for [Relay.End].
+	Tags []string
+}
+
+// ErrUndecided is for a Config.Admit that cannot find out now.
+var ErrUndecided = errors.New("the relay cannot find out now who may come in")
 
 // Relay is a DERP server for the nodes that its Config admits. It is an http.Handler
 // for GET requests; all methods are safe for concurrent use.
@@ -93,7 +113,9 @@ type Relay struct {
 	done chan struct{} // closed when Close begins
 	wg   sync.WaitGroup
 
-	mu      sync.Mutex                // guards byName, byNode, lastID and closing
+	ends atomic.Uint64 // calls of End
+
+	mu      sync.Mutex                // guards byName, pending, proven, lastID and closing
 	byName  map[string]*conn          // every open connection, by conn.name
 	pending map[proto.NodeKey][]*conn // those in the handshake, oldest first
 	proven  map[proto.NodeKey][]*conn // those past it, oldest first
@@ -106,10 +128,8 @@ func New(cfg Config) *Relay {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	if cfg.Peer == nil {
-		cfg.Peer = func(proto.NodeKey) (disconnect.ConnectType, disconnect.Initiator) {
-			return disconnect.ClientToServer, disconnect.Client
-		}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
 	}
 	if cfg.Refuse == nil {
 		cfg.Refuse = refuse
@@ -129,6 +149,7 @@ func New(cfg Config) *Relay {
 	r.derp = derpserver.New(key.NewNode(), r.derpLog)
 	r.derp.SetTCPWriteTimeout(cfg.write)
 	r.wg.Go(r.keep)
+	r.wg.Go(r.expire)
 	return r
 }
 
@@ -147,7 +168,13 @@ func (r *Relay) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		r.cfg.Refuse(w, req, http.StatusMethodNotAllowed, disconnect.ProtocolError, "the relay is reached with GET")
 		return
 	}
-	node, err := r.admit(req)
+	ends := r.ends.Load()
+	admission, err := r.admit(req)
+	if errors.Is(err, ErrUndecided) {
+		r.cfg.Logger.Debug("relay connection put off", "remote_addr", req.RemoteAddr, "error", err)
+		r.cfg.Refuse(w, req, http.StatusServiceUnavailable, disconnect.NetworkUnreachable, ErrUndecided.Error())
+		return
+	}
 	if err != nil {
 		r.cfg.Logger.Debug("relay connection refused", "remote_addr", req.RemoteAddr, "error", err)
 		r.cfg.Refuse(w, req, http.StatusUnauthorized, disconnect.AuthFailed, "the relay needs a valid relay token")
@@ -167,23 +194,32 @@ func (r *Relay) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		r.cfg.Logger.Debug("relay upgrade failed", "remote_addr", req.RemoteAddr, "error", err)
 		return
 	}
-	r.start(ws, node, req.RemoteAddr)
+	c := r.start(ws, admission, req.RemoteAddr)
+	if r.ends.Load() != ends { // the right may have gone since we asked, and the word of it passed c by
+		if _, err := r.admit(req); err != nil && !errors.Is(err, ErrUndecided) {
+			why, ok := disconnect.FromError(err)
+			if !ok {
+				why = disconnect.Attribution{Reason: disconnect.AuthRevoked, Initiator: disconnect.Server, Detail: "the right was withdrawn"}
+			}
+			c.cut(why.Reason, why.Initiator, why.Detail)
+		}
+	}
 }
 
 // admit reads the token of a request.
-func (r *Relay) admit(req *http.Request) (proto.NodeKey, error) {
+func (r *Relay) admit(req *http.Request) (Admission, error) {
 	scheme, token, ok := strings.Cut(req.Header.Get("Authorization"), " ")
 	if !ok || !strings.EqualFold(scheme, "Bearer") || token == "" || len(token) > maxToken {
-		return proto.NodeKey{}, fmt.Errorf("admit to relay: no bearer token")
+		return Admission{}, errors.New("admit to relay: no bearer token")
 	}
-	node, err := r.cfg.Admit(token)
+	admission, err := r.cfg.Admit(req.Context(), token)
 	if err != nil {
-		return proto.NodeKey{}, fmt.Errorf("admit to relay: %w", err)
+		return Admission{}, fmt.Errorf("admit to relay: %w", err)
 	}
-	if node.IsZero() {
-		return proto.NodeKey{}, fmt.Errorf("admit to relay: the token names no node key")
+	if admission.Node.IsZero() {
+		return Admission{}, errors.New("admit to relay: the token names no node key")
 	}
-	return node, nil
+	return admission, nil
 }
 
 // offers reports whether the request is a WebSocket upgrade that offers protocol.
@@ -216,9 +252,13 @@ func (r *Relay) room() (status int, reason disconnect.Reason, message string) {
 }
 
 // start registers the connection and serves it on a goroutine of its own.
-func (r *Relay) start(ws *wsconn.Conn, node proto.NodeKey, from string) {
-	c := &conn{Conn: ws, key: node, from: from, began: time.Now(), onProven: r.prove}
-	c.leg, c.peer = r.cfg.Peer(node)
+func (r *Relay) start(ws *wsconn.Conn, a Admission, from string) *conn {
+	c := &conn{Conn: ws, key: a.Node, tags: a.Tags, from: from, began: time.Now(), onProven: r.prove}
+	c.leg, c.peer = disconnect.ClientToServer, disconnect.Client
+	if a.Agent {
+		c.leg, c.peer = disconnect.ServerToAgent, disconnect.Agent
+	}
+	c.extend(a.Expires)
 	c.ctx, c.stop = context.WithCancel(context.Background())
 	c.heard.Store(c.began.UnixNano())
 
@@ -236,6 +276,7 @@ func (r *Relay) start(ws *wsconn.Conn, node proto.NodeKey, from string) {
 	if closing != nil {
 		c.cut(closing.Reason, closing.Initiator, closing.Detail)
 	}
+	return c
 }
 
 // prove moves a connection whose node has shown its key out of the handshake. Only
@@ -315,6 +356,44 @@ func (r *Relay) Connected(node proto.NodeKey) bool {
 	return len(r.proven[node]) > 0
 }
 
+// End ends every connection whose admission has the tag, with g. It does not wait for
+// the nodes.
+func (r *Relay) End(tag string, g disconnect.Goodbye) {
+	r.ends.Add(1)
+	r.cutAll(g, func(c *conn) bool { return slices.Contains(c.tags, tag) })
+}
+
+// EndNode ends every connection of a node, with g. It does not wait for the node.
+func (r *Relay) EndNode(node proto.NodeKey, g disconnect.Goodbye) {
+	r.ends.Add(1)
+	r.cutAll(g, func(c *conn) bool { return c.key == node })
+}
+
+// cutAll cuts the open connections of those who, each on a goroutine of its own.
+func (r *Relay) cutAll(g disconnect.Goodbye, who func(*conn) bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closing != nil {
+		return // they are being told that
+	}
+	for _, c := range r.byName {
+		if who(c) {
+			r.wg.Go(func() { c.cut(g.Reason, g.Initiator, g.Detail) })
+		}
+	}
+}
+
+// Extend lets the node's open connections live until expires at least.
+func (r *Relay) Extend(node proto.NodeKey, expires time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, held := range [][]*conn{r.pending[node], r.proven[node]} {
+		for _, c := range held {
+			c.extend(expires)
+		}
+	}
+}
+
 // Close says g to every node, closes the connections and waits for everything that
 // the relay started. When ctx ends, it waits for no node's answer any more. New
 // connections are refused from the beginning. Only the first call's g counts.
@@ -380,6 +459,23 @@ func (r *Relay) keep() {
 				r.check(c, now)
 			}
 		}
+	}
+}
+
+// expire ends the connections whose admission is over, until Close.
+func (r *Relay) expire() {
+	tick := time.NewTicker(expiryInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-r.done:
+			return
+		case <-tick.C:
+		}
+		now := r.cfg.Now()
+		r.cutAll(disconnect.Goodbye{
+			Reason: disconnect.AuthExpired, Initiator: disconnect.Server, Detail: "the admission to the relay was not renewed",
+		}, func(c *conn) bool { return c.expired(now) })
 	}
 }
 

@@ -39,7 +39,9 @@ var farewell = disconnect.Goodbye{Reason: disconnect.ServerShutdown, Initiator: 
 func newBench(t *testing.T, cfg Config) *bench {
 	t.Helper()
 	b := &bench{t: t, signer: newSigner(), events: make(chan Event, 256), ended: map[proto.NodeKey][]disconnect.Attribution{}}
-	cfg.Admit = func(token string) (proto.NodeKey, error) { return b.signer.Verify(token, time.Now()) }
+	if cfg.Admit == nil {
+		cfg.Admit = b.signer.Admit
+	}
 	cfg.Witness = func(e Event) { b.events <- e }
 	b.relay = New(cfg)
 	b.server = httptest.NewServer(b.relay)
@@ -63,7 +65,7 @@ func publicKey(k key.NodePrivate) proto.NodeKey { return proto.NodeKey(k.Public(
 func (b *bench) dial(k proto.NodeKey) *wsconn.Conn {
 	b.t.Helper()
 	ws, err := wsconn.Dial(testutil.Context(b.t, 5*time.Second), b.server.URL, wsconn.DialOptions{
-		Header:       http.Header{"Authorization": {"Bearer " + b.signer.Sign(k, time.Now().Add(time.Minute))}},
+		Header:       http.Header{"Authorization": {"Bearer " + b.signer.Sign(Claims{Node: k, Expires: time.Now().Add(time.Minute)})}},
 		Subprotocols: []string{Subprotocol},
 	})
 	require.NoError(b.t, err)
@@ -217,9 +219,9 @@ func TestClaimsDisplaceNobody(t *testing.T) {
 func TestNeverAnOpenRelay(t *testing.T) {
 	b := newBench(t, Config{})
 	k := randomKey()
-	good := b.signer.Sign(k, time.Now().Add(time.Minute))
-	expired := b.signer.Sign(k, time.Now().Add(-time.Second))
-	foreign := newSigner().Sign(k, time.Now().Add(time.Minute))
+	good := b.signer.Sign(Claims{Node: k, Expires: time.Now().Add(time.Minute)})
+	expired := b.signer.Sign(Claims{Node: k, Expires: time.Now().Add(-time.Second)})
+	foreign := newSigner().Sign(Claims{Node: k, Expires: time.Now().Add(time.Minute)})
 	for name, tc := range map[string]struct {
 		method, auth, protocol string
 		status                 int
@@ -326,7 +328,7 @@ func TestClosePolitely(t *testing.T) {
 		require.Equal(t, farewell.On(disconnect.ClientToServer), b.await(publicKey(n.private)))
 	}
 	_, err := wsconn.Dial(t.Context(), b.server.URL, wsconn.DialOptions{
-		Header:       http.Header{"Authorization": {"Bearer " + b.signer.Sign(randomKey(), time.Now().Add(time.Minute))}},
+		Header:       http.Header{"Authorization": {"Bearer " + b.signer.Sign(Claims{Node: randomKey(), Expires: time.Now().Add(time.Minute)})}},
 		Subprotocols: []string{Subprotocol},
 	})
 	var refused *wsconn.DialError
@@ -345,9 +347,13 @@ func TestCloseDoesNotWaitForTheDead(t *testing.T) {
 }
 
 func TestNodesGoodbyeAndCut(t *testing.T) {
-	b := newBench(t, Config{Peer: func(proto.NodeKey) (disconnect.ConnectType, disconnect.Initiator) {
-		return disconnect.ServerToAgent, disconnect.Agent
+	signer := newSigner()
+	b := newBench(t, Config{Admit: func(ctx context.Context, token string) (Admission, error) {
+		a, err := signer.Admit(ctx, token)
+		a.Agent = true
+		return a, err
 	}})
+	b.signer = signer
 	polite, cut := b.join(), b.join()
 	g := disconnect.Goodbye{Reason: disconnect.Graceful, Initiator: disconnect.Agent, Detail: "home relay moved"}
 	require.NoError(t, polite.ws.CloseWith(g.CloseCode()))
@@ -443,7 +449,7 @@ func TestFullRelayRefuses(t *testing.T) {
 	b := newBench(t, Config{MaxConns: 1})
 	b.join()
 	_, err := wsconn.Dial(t.Context(), b.server.URL, wsconn.DialOptions{
-		Header:       http.Header{"Authorization": {"Bearer " + b.signer.Sign(randomKey(), time.Now().Add(time.Minute))}},
+		Header:       http.Header{"Authorization": {"Bearer " + b.signer.Sign(Claims{Node: randomKey(), Expires: time.Now().Add(time.Minute)})}},
 		Subprotocols: []string{Subprotocol},
 	})
 	var refused *wsconn.DialError

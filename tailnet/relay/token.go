@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"context"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
@@ -23,19 +24,34 @@ var (
 const (
 	// tokenPrefix names the kind and the version of the token. It is covered by the
 	// MAC through tokenDomain, which changes with it.
-	tokenPrefix = "flr1_"
-	tokenDomain = "fairlead relay token v1\x00"
+	tokenPrefix = "flr2_"
+	tokenDomain = "fairlead relay token v2\x00"
 
-	payloadLen = len(proto.NodeKey{}) + 8
-	tokenLen   = payloadLen + sha256.Size
+	// tagDomain keeps tags and tokens apart.
+	tagDomain = "fairlead relay tag v1\x00"
+
+	headLen    = len(proto.NodeKey{}) + 8
+	minToken   = headLen + sha256.Size
+	maxSubject = 256
 )
 
 // tokenEncoding is strict: each token has exactly one spelling.
 var tokenEncoding = base64.RawURLEncoding.Strict()
 
-// TokenSigner makes and checks relay tokens: a node key and an expiry under an
-// HMAC-SHA256. Whoever issues tokens and the relay share the key and nothing else.
-// It is safe for concurrent use.
+// Claims is what a token says.
+type Claims struct {
+	// Node is the node key that the token admits.
+	Node proto.NodeKey
+	// Expires is when the token's time is over, in whole seconds.
+	Expires time.Time
+	// Subject says in the issuer's own words by whose right, in at most 256 bytes; it
+	// is signed, and not hidden.
+	Subject string
+}
+
+// TokenSigner makes and checks relay tokens: [Claims] under an HMAC-SHA256. Only the
+// issuer of tokens has the key: a relay elsewhere asks it. It is safe for concurrent
+// use.
 type TokenSigner struct {
 	secret [32]byte
 }
@@ -43,42 +59,59 @@ type TokenSigner struct {
 // NewTokenSigner returns a signer with the given key, which must be secret and random.
 func NewTokenSigner(secret [32]byte) *TokenSigner { return &TokenSigner{secret: secret} }
 
-// Sign returns a token that admits the holder of key, and nobody else, until expiry
-// (in whole seconds).
-func (s *TokenSigner) Sign(key proto.NodeKey, expiry time.Time) string {
-	buf := make([]byte, 0, tokenLen)
-	buf = append(buf, key[:]...)
-	buf = binary.BigEndian.AppendUint64(buf, uint64(expiry.Unix()))
+// Sign returns a token that makes the claims c. A subject that is too long is cut.
+func (s *TokenSigner) Sign(c Claims) string {
+	subject := c.Subject[:min(len(c.Subject), maxSubject)]
+	buf := make([]byte, 0, minToken+len(subject))
+	buf = append(buf, c.Node[:]...)
+	buf = binary.BigEndian.AppendUint64(buf, uint64(c.Expires.Unix()))
+	buf = append(buf, subject...)
 	buf = append(buf, s.mac(buf)...)
 	return tokenPrefix + tokenEncoding.EncodeToString(buf)
 }
 
-// Verify returns the node key that token admits at the time now. The error is
-// [ErrTokenInvalid] or [ErrTokenExpired].
-func (s *TokenSigner) Verify(token string, now time.Time) (proto.NodeKey, error) {
+// Verify returns the claims of token at the time now. The error is [ErrTokenInvalid],
+// or [ErrTokenExpired] with the claims.
+func (s *TokenSigner) Verify(token string, now time.Time) (Claims, error) {
 	text, ok := strings.CutPrefix(token, tokenPrefix)
-	// The length comes first: the decoder skips line ends, which would give one
-	// token several spellings.
-	if !ok || len(text) != tokenEncoding.EncodedLen(tokenLen) {
-		return proto.NodeKey{}, ErrTokenInvalid
+	// The line ends that the decoder skips would give one token several spellings.
+	if !ok || strings.ContainsAny(text, "\r\n") || tokenEncoding.DecodedLen(len(text)) > minToken+maxSubject {
+		return Claims{}, ErrTokenInvalid
 	}
 	buf, err := tokenEncoding.DecodeString(text)
-	if err != nil || len(buf) != tokenLen {
-		return proto.NodeKey{}, ErrTokenInvalid
+	if err != nil || len(buf) < minToken {
+		return Claims{}, ErrTokenInvalid
 	}
-	payload, mac := buf[:payloadLen], buf[payloadLen:]
+	payload, mac := buf[:len(buf)-sha256.Size], buf[len(buf)-sha256.Size:]
 	if !hmac.Equal(mac, s.mac(payload)) {
-		return proto.NodeKey{}, ErrTokenInvalid
+		return Claims{}, ErrTokenInvalid
 	}
 	key, err := proto.ParseNodeKey(payload[:len(proto.NodeKey{})])
 	if err != nil {
-		return proto.NodeKey{}, ErrTokenInvalid
+		return Claims{}, ErrTokenInvalid
 	}
-	expiry := time.Unix(int64(binary.BigEndian.Uint64(payload[len(key):])), 0)
-	if !now.Before(expiry) {
-		return proto.NodeKey{}, ErrTokenExpired
+	c := Claims{
+		Node: key, Subject: string(payload[headLen:]),
+		Expires: time.Unix(int64(binary.BigEndian.Uint64(payload[len(key):headLen])), 0),
 	}
-	return key, nil
+	if !now.Before(c.Expires) {
+		return c, ErrTokenExpired
+	}
+	return c, nil
+}
+
+// Admit is a [Config.Admit] that asks for nothing but a valid token.
+func (s *TokenSigner) Admit(_ context.Context, token string) (Admission, error) {
+	c, err := s.Verify(token, time.Now())
+	return Admission{Node: c.Node, Expires: c.Expires}, err
+}
+
+// Tag turns words of the issuer into a tag for [Admission], which gives them away to
+// nobody.
+func (s *TokenSigner) Tag(words string) string {
+	h := hmac.New(sha256.New, s.secret[:])
+	h.Write([]byte(tagDomain + words))
+	return base64.RawURLEncoding.EncodeToString(h.Sum(nil)[:12])
 }
 
 func (s *TokenSigner) mac(payload []byte) []byte {

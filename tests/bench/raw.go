@@ -117,7 +117,7 @@ type relaySite struct {
 
 func startRelaySite() *relaySite {
 	signer := relay.NewTokenSigner([32]byte{})
-	r := relay.New(relay.Config{Admit: func(token string) (proto.NodeKey, error) { return signer.Verify(token, time.Now()) }})
+	r := relay.New(relay.Config{Admit: signer.Admit})
 	mux := http.NewServeMux()
 	mux.Handle("/api/v1/relay", r)
 	return &relaySite{relay: r, server: httptest.NewServer(mux), signer: signer}
@@ -165,7 +165,7 @@ func tailnetStream(ctx context.Context, size int64, site *relaySite, relayed boo
 	defer cancel()
 	near, far := tailnet.NewPrivateKey(), tailnet.NewPrivateKey()
 	order := func(key tailnet.PrivateKey) nodeOrder {
-		return nodeOrder{Relayed: relayed, URL: site.server.URL, Token: site.signer.Sign(key.Public(), time.Now().Add(time.Hour))}
+		return nodeOrder{Relayed: relayed, URL: site.server.URL, Token: site.signer.Sign(relay.Claims{Node: key.Public(), Expires: time.Now().Add(time.Hour)})}
 	}
 	node, err := newBenchNode(near, order(near))
 	if err != nil {

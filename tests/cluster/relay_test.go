@@ -56,7 +56,7 @@ func (h *relayHost) start(t *testing.T) {
 	require.NoError(t, err)
 	h.addr = l.Addr().String()
 	h.relay = relay.New(relay.Config{
-		Admit: func(token string) (proto.NodeKey, error) { return h.signer.Verify(token, time.Now()) },
+		Admit: h.signer.Admit,
 		Witness: func(e relay.Event) {
 			if e.Kind == relay.Ended {
 				h.ended <- e
@@ -82,7 +82,7 @@ func (h *relayHost) node(t *testing.T, allow ...uint16) *tailnet.Node {
 	t.Helper()
 	key := tailnet.NewPrivateKey()
 	dialer := tailnet.NewRelayDialer(&url.URL{Scheme: "http", Host: h.addr, Path: "/base"}, nil)
-	dialer.SetToken(h.signer.Sign(key.Public(), time.Now().Add(time.Hour)))
+	dialer.SetToken(h.signer.Sign(relay.Claims{Node: key.Public(), Expires: time.Now().Add(time.Hour)}))
 	logger, _ := testutil.NewLogRecorder(t)
 	n, err := tailnet.NewNode(tailnet.Options{
 		PrivateKey: key, Logger: logger, DialRelay: dialer.Dial, ForceRelay: true, AllowInbound: allow,
@@ -171,7 +171,7 @@ func TestRelayTokenIsForOneNode(t *testing.T) {
 	victim := tailnet.NewPrivateKey().Public()
 	thief := tailnet.NewPrivateKey()
 	dialer := tailnet.NewRelayDialer(&url.URL{Scheme: "http", Host: h.addr, Path: "/base"}, nil)
-	dialer.SetToken(h.signer.Sign(victim, time.Now().Add(time.Hour)))
+	dialer.SetToken(h.signer.Sign(relay.Claims{Node: victim, Expires: time.Now().Add(time.Hour)}))
 	n, err := tailnet.NewNode(tailnet.Options{PrivateKey: thief, DialRelay: dialer.Dial, ForceRelay: true})
 	require.NoError(t, err)
 	defer func() { require.NoError(t, n.Close()) }()

@@ -38,7 +38,7 @@ type hostileRelay struct {
 func newHostileRelay(t *testing.T) *hostileRelay {
 	t.Helper()
 	h := &hostileRelay{signer: relay.NewTokenSigner([32]byte{7})}
-	r := relay.New(relay.Config{Admit: func(token string) (proto.NodeKey, error) { return h.signer.Verify(token, time.Now()) }})
+	r := relay.New(relay.Config{Admit: h.signer.Admit})
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	h.addr = l.Addr().String()
@@ -79,7 +79,7 @@ func (h *hostileRelay) node(t *testing.T, allow ...uint16) *tailnet.Node {
 	t.Helper()
 	key := tailnet.NewPrivateKey()
 	dialer := tailnet.NewRelayDialer(&url.URL{Scheme: "http", Host: h.addr}, nil)
-	dialer.SetToken(h.signer.Sign(key.Public(), time.Now().Add(time.Hour)))
+	dialer.SetToken(h.signer.Sign(relay.Claims{Node: key.Public(), Expires: time.Now().Add(time.Hour)}))
 	n, err := tailnet.NewNode(tailnet.Options{
 		PrivateKey: key, ForceRelay: true, AllowInbound: allow,
 		DialRelay: func(ctx context.Context, region *proto.DERPRegion) (net.Conn, error) {
