@@ -35,6 +35,8 @@ func addCompletions(root *cobra.Command) {
 		"profile":    completeProfile,
 		"output":     cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp),
 		"log-level":  cobra.FixedCompletions([]string{"debug", "info", "warn", "error", "off"}, cobra.ShellCompDirectiveNoFileComp),
+		"scope":      cobra.FixedCompletions([]string{"full", "read", "ssh"}, cobra.ShellCompDirectiveNoFileComp),
+		"role":       cobra.FixedCompletions([]string{"member", "admin"}, cobra.ShellCompDirectiveNoFileComp),
 		"log-format": cobra.FixedCompletions([]string{"text", "json"}, cobra.ShellCompDirectiveNoFileComp),
 	} {
 		if root.LocalNonPersistentFlags().Lookup(name) != nil {

@@ -2,10 +2,11 @@ package cli
 
 import (
 	"bufio"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"strings"
 
@@ -106,10 +107,11 @@ func askSecret(s streams, prompt string) (string, error) {
 		return in.readSecret(s.err, prompt)
 	}
 	line, err := bufio.NewReader(s.in).ReadString('\n')
-	line = strings.TrimSpace(line)
-	if line == "" {
-		return "", withCode(exitUsage, errors.Join(cmp.Or(err, nil),
-			errors.New("there is no terminal to ask for a code; give --code, --token-file or FAIRLEAD_TOKEN")))
+	if err != nil && !errors.Is(err, io.EOF) {
+		return "", fmt.Errorf("read the code from standard input: %w", err)
+	}
+	if line = strings.TrimSpace(line); line == "" {
+		return "", withCode(exitUsage, errors.New("there is no terminal to ask for a code; give --code, --token-file or FAIRLEAD_TOKEN"))
 	}
 	return line, nil
 }
@@ -117,8 +119,14 @@ func askSecret(s streams, prompt string) (string, error) {
 // loginError gives errors of the API their exit code.
 func loginError(err error) error {
 	var api *sdk.Error
-	if errors.As(err, &api) && (api.Status == 401 || api.Status == 403) {
+	if !errors.As(err, &api) {
+		return err
+	}
+	switch api.Status {
+	case http.StatusUnauthorized, http.StatusForbidden:
 		return withCode(exitAuth, err)
+	case http.StatusBadRequest: // what was asked for is what the person typed
+		return withCode(exitUsage, err)
 	}
 	return err
 }

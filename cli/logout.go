@@ -19,6 +19,13 @@ func newLogout(s streams) *cobra.Command {
 	}
 	profileName := cmd.Flags().String("profile", "", "login to end (default: the last one)")
 	cmd.RunE = run(func(cmd *cobra.Command, _ []string) error {
+		if p, ok := envProfile(*profileName); ok { // the one that every other command uses
+			if err := revokeLogin(cmd, p); err != nil {
+				return err
+			}
+			fmt.Fprintf(s.out, "Logged out of %s: the token in FAIRLEAD_TOKEN is void.\n", plain(p.URL))
+			return nil
+		}
 		name, p, err := storedProfile(*profileName)
 		if err != nil {
 			return err

@@ -40,12 +40,18 @@ func newLs(s streams) *cobra.Command {
 			}
 			return printJSON(s.out, workspaces)
 		}
-		return printWorkspaces(s, workspaces, time.Now())
+		p, err := chooseProfile(*profileName)
+		if err != nil {
+			return err
+		}
+		return printWorkspaces(s, workspaces, p.User, time.Now())
 	})
 	return cmd
 }
 
-func printWorkspaces(s streams, workspaces []sdk.Workspace, now time.Time) error {
+// printWorkspaces shows each workspace by the name that user types to reach it; whose
+// a login by environment is, is not known, and OWNER/NAME is good for everybody.
+func printWorkspaces(s streams, workspaces []sdk.Workspace, user string, now time.Time) error {
 	if len(workspaces) == 0 {
 		fmt.Fprintln(s.err, "There are no workspaces yet; create one with `fairlead workspace create NAME`.")
 		return nil
@@ -53,14 +59,17 @@ func printWorkspaces(s streams, workspaces []sdk.Workspace, now time.Time) error
 	w := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "WORKSPACE\tOWNER\tAGENT\tSINCE\tLAST ENDING")
 	for _, ws := range workspaces {
-		since, ending := "-", "-"
+		name, since, ending := ws.Name, "-", "-"
+		if ws.Owner != user {
+			name = ws.Owner + "/" + ws.Name
+		}
 		if ws.Agent.Since != nil {
 			since = age(now.Sub(*ws.Agent.Since))
 		}
 		if e := ws.Agent.Ending; e != nil {
 			ending = e.Reason + " by " + e.Initiator
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", plain(ws.Name), plain(ws.Owner), plain(string(ws.Agent.Status)), since, plain(ending))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", plain(name), plain(ws.Owner), plain(string(ws.Agent.Status)), since, plain(ending))
 	}
 	return w.Flush()
 }

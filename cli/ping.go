@@ -158,7 +158,7 @@ func pingFailure(err error) error {
 		return withCode(exitNoAnswer, err)
 	case !known:
 		return err // the server's refusal
-	case a.Reason == disconnect.AuthFailed:
+	case loginRefused(a):
 		return withCode(exitAuth, err)
 	case a.ConnectType == disconnect.AgentToClient:
 		return withCode(exitNoAnswer, err)

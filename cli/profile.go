@@ -151,11 +151,17 @@ func (p profiles) names() []string { return slices.Sorted(maps.Keys(p.Profiles))
 // chooseProfile returns the login to use: FAIRLEAD_URL with FAIRLEAD_TOKEN, else the
 // named profile, else the default.
 func chooseProfile(name string) (profile, error) {
-	if u, token := os.Getenv("FAIRLEAD_URL"), os.Getenv("FAIRLEAD_TOKEN"); name == "" && u != "" && token != "" {
-		return profile{URL: u, Token: token}, nil
+	if p, ok := envProfile(name); ok {
+		return p, nil
 	}
 	_, p, err := storedProfile(name)
 	return p, err
+}
+
+// envProfile returns the login that the environment gives, unless another is named.
+func envProfile(name string) (profile, bool) {
+	p := profile{URL: os.Getenv("FAIRLEAD_URL"), Token: os.Getenv("FAIRLEAD_TOKEN")}
+	return p, name == "" && p.URL != "" && p.Token != ""
 }
 
 // storedProfile returns the named login, or the default, with its name.

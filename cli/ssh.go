@@ -126,22 +126,30 @@ func validWorkspace(s string) bool {
 
 // cannotReach gives a failure before the session its exit code.
 func (c *sshCommand) cannotReach(err error) error {
-	attr, _ := disconnect.FromError(err)
-	switch attr.Reason {
-	case disconnect.AuthFailed, disconnect.AuthRevoked, disconnect.AuthExpired:
+	if a, _ := disconnect.FromError(err); loginRefused(a) {
 		return withCode(exitAuth, err)
 	}
 	return withCode(exitLost, err)
 }
 
+// loginRefused reports whether a says that the server does not accept the login.
+func loginRefused(a disconnect.Attribution) bool {
+	switch a.Reason {
+	case disconnect.AuthFailed, disconnect.AuthRevoked, disconnect.AuthExpired:
+		return true
+	}
+	return false
+}
+
 // report says how the session ended, unless it was a clean exit whose status says
-// it all.
+// it all, or the local ssh client, which speaks for itself, ended it.
 func (c *sshCommand) report(end client.SessionEnd) error {
 	if end.Err != nil {
 		return withCode(end.ExitCode, end.Err)
 	}
-	switch end.Attribution.Reason {
-	case disconnect.Graceful, disconnect.ProcessExited:
+	switch reason := end.Attribution.Reason; {
+	case reason == disconnect.Graceful, reason == disconnect.ProcessExited:
+	case c.stdio && end.Attribution.Initiator == disconnect.Client:
 	default:
 		fmt.Fprintf(c.err, "fairlead: connection to %s ended: %s\n", plain(c.workspace), end.Attribution)
 	}

@@ -3,6 +3,7 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -25,27 +26,24 @@ func newToken(s streams) *cobra.Command {
 
 func newTokenCreate(s streams) *cobra.Command {
 	var tokenFile, scope, user string
-	var life time.Duration
+	var life lifetime
 	cmd := &cobra.Command{
 		Use:   "create LABEL",
 		Short: "Create a token, for a script or another machine",
 		Long: "Create a token. Its scope is what it may be used for, within what you may do: full for\n" +
 			"everything, read to look at things, ssh to list workspaces and connect to them.",
-		Example: "  fairlead token create ci --scope ssh --expires 720h --token-file ci.token",
+		Example: "  fairlead token create ci --scope ssh --expires 30d --token-file ci.token",
 		Args:    cobra.ExactArgs(1),
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&tokenFile, "token-file", "", "write the token to this new file (mode 0600) instead of showing it")
 	flags.StringVar(&scope, "scope", "full", "what it may be used for: full, read or ssh")
-	flags.DurationVar(&life, "expires", 0, "how long it is valid, as in 720h (default: for ever)")
+	flags.Var(&life, "expires", "how long it is valid, as in 30d or 12h (default: for ever)")
 	flags.StringVar(&user, "user", "", "for admins: whose token it is (default: yours)")
 	withAPI(cmd, s, func(cmd *cobra.Command, api *sdk.Client, args []string, asJSON bool) error {
 		req := sdk.CreateTokenRequest{Label: args[0], Scope: scope, User: user}
-		if life < 0 {
-			return withCode(exitUsage, errors.New("--expires cannot be negative"))
-		}
 		if life > 0 {
-			at := time.Now().Add(life)
+			at := time.Now().Add(time.Duration(life))
 			req.ExpiresAt = &at
 		}
 		file, err := newSecretFile(tokenFile)
@@ -76,6 +74,35 @@ func newTokenCreate(s streams) *cobra.Command {
 	return cmd
 }
 
+// lifetime is a flag's duration that may also be a number of days.
+type lifetime time.Duration
+
+// Set implements [pflag.Value].
+func (l *lifetime) Set(text string) error {
+	d, err := time.ParseDuration(text)
+	if days, ok := strings.CutSuffix(text, "d"); ok {
+		var n uint64
+		n, err = strconv.ParseUint(days, 10, 16)
+		d = time.Duration(n) * 24 * time.Hour
+	}
+	if err != nil || d <= 0 {
+		return errors.New("give a time such as 30d, 12h or 90m")
+	}
+	*l = lifetime(d)
+	return nil
+}
+
+// String implements [pflag.Value].
+func (l *lifetime) String() string {
+	if *l == 0 {
+		return ""
+	}
+	return time.Duration(*l).String()
+}
+
+// Type implements [pflag.Value].
+func (l *lifetime) Type() string { return "duration" }
+
 func newTokenList(s streams) *cobra.Command {
 	var user string
 	var all bool
@@ -86,6 +113,9 @@ func newTokenList(s streams) *cobra.Command {
 		var tokens []sdk.Token
 		var err error
 		if all || user != "" {
+			if err := mustBeAdmin(cmd.Context(), api); err != nil {
+				return err
+			}
 			tokens, err = api.TokensOf(cmd.Context(), user)
 		} else {
 			tokens, err = api.Tokens(cmd.Context())

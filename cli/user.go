@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"text/tabwriter"
 	"time"
@@ -32,7 +33,7 @@ func newUserCreate(s streams) *cobra.Command {
 	}
 	cmd.Flags().StringVar(&tokenFile, "token-file", "", "write the user's token to this new file (mode 0600) instead of showing it")
 	cmd.Flags().StringVar(&role, "role", "member", "role: member or admin")
-	withAPI(cmd, s, func(cmd *cobra.Command, api *sdk.Client, args []string, asJSON bool) error {
+	withAdminAPI(cmd, s, func(cmd *cobra.Command, api *sdk.Client, args []string, asJSON bool) error {
 		file, err := newSecretFile(tokenFile)
 		if err != nil {
 			return err
@@ -64,7 +65,7 @@ func newUserCreate(s streams) *cobra.Command {
 
 func newUserList(s streams) *cobra.Command {
 	cmd := &cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "List all users", Args: cobra.NoArgs}
-	withAPI(cmd, s, func(cmd *cobra.Command, api *sdk.Client, _ []string, asJSON bool) error {
+	withAdminAPI(cmd, s, func(cmd *cobra.Command, api *sdk.Client, _ []string, asJSON bool) error {
 		users, err := api.Users(cmd.Context())
 		if err != nil {
 			return err
@@ -89,7 +90,7 @@ func newUserList(s streams) *cobra.Command {
 
 func newUserDisable(s streams, verb, short string, disabled bool) *cobra.Command {
 	cmd := &cobra.Command{Use: verb + " NAME", Short: short, Args: cobra.ExactArgs(1)}
-	withAPI(cmd, s, func(cmd *cobra.Command, api *sdk.Client, args []string, asJSON bool) error {
+	withAdminAPI(cmd, s, func(cmd *cobra.Command, api *sdk.Client, args []string, asJSON bool) error {
 		u, err := api.UpdateUser(cmd.Context(), args[0], sdk.UpdateUserRequest{Disabled: &disabled})
 		if err != nil {
 			return err
@@ -105,7 +106,7 @@ func newUserDisable(s streams, verb, short string, disabled bool) *cobra.Command
 
 func newUserRole(s streams) *cobra.Command {
 	cmd := &cobra.Command{Use: "role NAME member|admin", Short: "Change a user's role", Args: cobra.ExactArgs(2)}
-	withAPI(cmd, s, func(cmd *cobra.Command, api *sdk.Client, args []string, asJSON bool) error {
+	withAdminAPI(cmd, s, func(cmd *cobra.Command, api *sdk.Client, args []string, asJSON bool) error {
 		u, err := api.UpdateUser(cmd.Context(), args[0], sdk.UpdateUserRequest{Role: &args[1]})
 		if err != nil {
 			return err
@@ -117,6 +118,30 @@ func newUserRole(s streams) *cobra.Command {
 		return nil
 	})
 	return cmd
+}
+
+// withAdminAPI is [withAPI] for what only an admin may do: for anybody else the server
+// has nothing there, which is hard to make sense of.
+func withAdminAPI(cmd *cobra.Command, s streams, f func(cmd *cobra.Command, api *sdk.Client, args []string, asJSON bool) error) {
+	withAPI(cmd, s, func(cmd *cobra.Command, api *sdk.Client, args []string, asJSON bool) error {
+		if err := mustBeAdmin(cmd.Context(), api); err != nil {
+			return err
+		}
+		return f(cmd, api, args, asJSON)
+	})
+}
+
+// mustBeAdmin returns an error if the login is not an admin's. The server decides; this
+// only says it in words.
+func mustBeAdmin(ctx context.Context, api *sdk.Client) error {
+	me, err := api.Me(ctx)
+	if err != nil {
+		return err
+	}
+	if me.Role != "admin" {
+		return fmt.Errorf("this is for admins, and %s is a %s", plain(me.Name), plain(me.Role))
+	}
+	return nil
 }
 
 // withAPI makes f what cmd does, with the API of the chosen login, and adds the flags

@@ -52,5 +52,5 @@ func expiry(t sdk.Token, now time.Time) string {
 	case !now.Before(*t.ExpiresAt):
 		return "has expired"
 	}
-	return "expires in " + age(t.ExpiresAt.Sub(now))
+	return "expires in " + age(t.ExpiresAt.Sub(now)+time.Second) // the second that has begun counts
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/url"
 	"strings"
 	"sync"
@@ -18,6 +19,7 @@ import (
 	"fairlead.dev/fairlead/disconnect"
 	"fairlead.dev/fairlead/tailnet"
 	"fairlead.dev/fairlead/tailnet/proto"
+	"fairlead.dev/fairlead/wsconn"
 )
 
 // serverTimeout bounds the first contact with the server, and its answer about a
@@ -157,10 +159,22 @@ func contactFailure(ctx context.Context, access *url.URL, err error) error {
 	if ctx.Err() != nil {
 		a = disconnect.Judge(context.Cause(ctx), disconnect.ClientToServer, disconnect.Client)
 	}
+	url := disconnect.Scrub(access.Redacted())
+	text := contactText(url, a)
+	if knownButRefused(a, err) {
+		text = "this login at " + url + " may not connect to workspaces: its token is for something else"
+	}
 	return &failure{
-		text:  contactText(disconnect.Scrub(access.Redacted()), a),
+		text:  text,
 		ended: &disconnect.EndedError{Attribution: a, Err: err},
 	}
+}
+
+// knownButRefused reports whether the server knows the token that it refused: one of a
+// scope without connections gets the answer of a path that is not there.
+func knownButRefused(a disconnect.Attribution, err error) bool {
+	var failed *wsconn.DialError
+	return a.Reason == disconnect.AuthFailed && errors.As(err, &failed) && failed.Status == http.StatusNotFound
 }
 
 // contactText says in one sentence why the server at url could not be reached. What
