@@ -72,6 +72,7 @@ var testPackages = map[string]int{
 	"testutil":      3,
 	"tests/site":    9,
 	"tests/cluster": 9,
+	"tests/baddays": 9,
 	"tests/threat":  9,
 	"tests/proxy":   9,
 	"tests/bench":   9,

@@ -74,9 +74,11 @@ func lockDir(dir string) (*os.File, error) {
 
 // loadHostKey reads the SSH host key, or makes it on the first start.
 func loadHostKey(path string) (ssh.Signer, error) {
-	data, err := os.ReadFile(path)
+	data, err := readSecret(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		data, err = newHostKey(path)
+		if data, err = newHostKey(path); err != nil {
+			return nil, fmt.Errorf("make host key: %w", err)
+		}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read host key: %w", err)
@@ -86,6 +88,21 @@ func loadHostKey(path string) (ssh.Signer, error) {
 		return nil, fmt.Errorf("read host key: %s is damaged; restore it from a backup, or remove it and have the workspace accept a new key: %w", path, err)
 	}
 	return signer, nil
+}
+
+// readSecret reads a file that nobody else may read; what others have read is no
+// secret any more, and whoever could write it decides who we are.
+func readSecret(path string) ([]byte, error) {
+	info, err := os.Stat(path)
+	switch {
+	case err != nil:
+		return nil, err
+	case !info.Mode().IsRegular():
+		return nil, fmt.Errorf("%s is not a file; restore it from a backup, or remove it", path)
+	case info.Mode().Perm()&0o077 != 0:
+		return nil, fmt.Errorf("%s has mode %04o and others can use it; run: chmod 600 %s", path, info.Mode().Perm(), path)
+	}
+	return os.ReadFile(path)
 }
 
 func newHostKey(path string) ([]byte, error) {
@@ -103,7 +120,7 @@ func newHostKey(path string) ([]byte, error) {
 
 // loadNodeKey reads the tailnet node key, or makes it on the first start.
 func loadNodeKey(path string) (tailnet.PrivateKey, error) {
-	data, err := os.ReadFile(path)
+	data, err := readSecret(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return newNodeKey(path)
 	}

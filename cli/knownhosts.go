@@ -39,7 +39,7 @@ func loadKnownKeys() (knownKeys, error) {
 		return knownKeys{}, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read known hosts: %w", err)
+		return nil, fmt.Errorf("read known hosts: %w; repair or remove it", err)
 	}
 	known := knownKeys{}
 	if err := json.Unmarshal(data, &known); err != nil {

@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+
+	"fairlead.dev/fairlead/sdk"
 )
 
 // profile is one login: where a server is and what proves who we are.
@@ -53,7 +55,7 @@ func loadProfiles() (profiles, error) {
 		return none, nil
 	}
 	if err != nil {
-		return none, fmt.Errorf("read logins: %w", err)
+		return none, fmt.Errorf("read logins: %w; repair or remove it, then log in again", err)
 	}
 	if err := errors.Join(private(dir, 0o700), private(path, 0o600)); err != nil {
 		return none, err
@@ -179,6 +181,9 @@ func storedProfile(name string) (string, profile, error) {
 	p, ok := all.Profiles[name]
 	if !ok {
 		return "", profile{}, withCode(exitAuth, fmt.Errorf("there is no profile %q; the profiles are %q", name, all.names()))
+	}
+	if _, err := sdk.ParseURL(p.URL); err != nil {
+		return "", profile{}, withCode(exitAuth, fmt.Errorf("the login %q is damaged, log in again: %w", name, err))
 	}
 	return name, p, nil
 }

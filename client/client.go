@@ -200,6 +200,9 @@ func contactText(url string, a disconnect.Attribution) string {
 		}
 		return "there is no way to the server at " + url + ": the network is unreachable"
 	case disconnect.ProtocolError:
+		if strings.Contains(a.Detail, wsconn.ErrSpeaksTLS.Error()) {
+			return "the server at " + url + " cannot be reached: " + wsconn.ErrSpeaksTLS.Error()
+		}
 		return "what answers at " + url + " is not a Fairlead server"
 	case disconnect.VersionMismatch:
 		return "the server at " + url + " has no protocol version in common with this client"

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
@@ -55,12 +56,18 @@ type Client struct {
 func ParseURL(accessURL string) (*url.URL, error) {
 	u, err := url.Parse(strings.TrimSpace(accessURL))
 	switch {
-	case err != nil, u.Host == "", u.Scheme != "http" && u.Scheme != "https":
+	case err != nil, u.Hostname() == "", u.Scheme != "http" && u.Scheme != "https", !validPort(u.Port()):
 		return nil, fmt.Errorf("%q is not a server URL: it looks like https://fairlead.example.com", disconnect.Scrub(accessURL))
 	case u.User != nil, u.RawQuery != "", u.Fragment != "":
 		return nil, fmt.Errorf("the server URL %q must not hold a user, a query or a fragment", disconnect.Scrub(u.Redacted()))
 	}
 	return &url.URL{Scheme: u.Scheme, Host: u.Host, Path: strings.TrimRight(u.Path, "/")}, nil
+}
+
+// validPort reports whether s can be a port, or is empty for the scheme's own.
+func validPort(s string) bool {
+	port, err := strconv.ParseUint(s, 10, 16)
+	return s == "" || (err == nil && port > 0)
 }
 
 // NewClient returns a client of the server at accessURL. The token may be empty for

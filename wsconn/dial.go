@@ -29,6 +29,9 @@ const subprotocolHeader = "Sec-WebSocket-Protocol"
 // sub-protocol in common.
 var ErrSubprotocol = errors.New("no common sub-protocol")
 
+// ErrSpeaksTLS is in the error of Dial when plain HTTP was met by TLS.
+var ErrSpeaksTLS = errors.New("that port speaks TLS, so its address begins with https")
+
 // DialOptions are the options of [Dial]. All may be left out.
 type DialOptions struct {
 	// Header is sent with the upgrade request.
@@ -100,6 +103,9 @@ func Dial(ctx context.Context, url string, opts DialOptions) (*Conn, error) {
 	if spokeFirst(err) {
 		failed.Err = fmt.Errorf("malformed HTTP: the server spoke first: %w", err)
 	}
+	if answeredTLS(err) {
+		failed.Err = fmt.Errorf("%w: %w", ErrSpeaksTLS, err)
+	}
 	if ctx.Err() != nil {
 		failed.Err = fmt.Errorf("%w: %w", context.Cause(ctx), err)
 	}
@@ -120,6 +126,12 @@ func Dial(ctx context.Context, url string, opts DialOptions) (*Conn, error) {
 // was asked, such as the banner of an SSH server on that port.
 func spokeFirst(err error) bool {
 	return strings.Contains(err.Error(), "readLoopPeekFailLocked: %!w(<nil>)")
+}
+
+// answeredTLS recognises what net/http makes of a port that answers plain HTTP with a
+// TLS alert.
+func answeredTLS(err error) bool {
+	return strings.Contains(err.Error(), `malformed HTTP response "\x15\x03`)
 }
 
 // dialer puts the recorder between the HTTP transport and the WebSocket library.
