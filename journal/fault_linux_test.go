@@ -1,0 +1,211 @@
+package journal
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"fairlead.dev/fairlead/testutil"
+)
+
+const namespaceVariable = "JOURNAL_TEST_NAMESPACE"
+
+// inNamespace runs the test again in a process with mounts of its own, and tells
+// whether this is that process.
+func inNamespace(t *testing.T) bool {
+	if os.Getenv(namespaceVariable) != "" {
+		return true
+	}
+	if os.Geteuid() != 0 {
+		t.Skip("only root can mount")
+	}
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run", "^"+t.Name()+"$", "-test.v")
+	cmd.Env = append(os.Environ(), namespaceVariable+"=1")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
+	output, err := cmd.CombinedOutput()
+	if errors.Is(err, syscall.EPERM) {
+		t.Skip("no mount namespace here: ", err)
+	}
+	require.NoError(t, err, "%s", output)
+	t.Logf("%s", output)
+	return false
+}
+
+// eventually waits for what the journal's goroutine does.
+func eventually(t *testing.T, condition func() bool) {
+	t.Helper()
+	require.Eventually(t, condition, 10*time.Second, time.Millisecond)
+}
+
+// TestDiskFull fills a real file system.
+func TestDiskFull(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	disk := t.TempDir()
+	require.NoError(t, syscall.Mount("tmpfs", disk, "tmpfs", 0, "size=256k"))
+	t.Cleanup(func() { _ = syscall.Unmount(disk, 0) })
+	filler, dir := filepath.Join(disk, "filler"), filepath.Join(disk, "journal")
+	fill := func() {
+		f, err := os.Create(filler)
+		require.NoError(t, err)
+		defer f.Close()
+		for err == nil {
+			_, err = f.Write(make([]byte, 512))
+		}
+		require.ErrorIs(t, err, syscall.ENOSPC)
+	}
+	logger, lines := testutil.NewLogRecorder(t)
+	o := Options{SyncInterval: 5 * time.Millisecond, Logger: logger}
+	var want []string
+	addSome := func(j *Journal) {
+		for range 20 {
+			want = append(want, fmt.Sprintf("%01000d", len(want)))
+			add(t, j, want[len(want)-1])
+		}
+	}
+
+	j, _ := open(t, dir, o)
+	addSome(j)
+	require.NoError(t, j.Degraded())
+	fill()
+	addSome(j)
+	require.ErrorIs(t, j.Degraded(), syscall.ENOSPC)
+	require.ErrorContains(t, j.Degraded(), "no space left on device")
+	eventually(t, func() bool { return len(lines.Records()) == 1 })
+	require.NoError(t, os.Remove(filler))
+	eventually(t, func() bool { return j.Degraded() == nil && len(lines.Records()) == 2 })
+	addSome(j)
+	j.die()
+
+	j, r := open(t, dir, o)
+	require.Equal(t, want, texts(r))
+	require.Nil(t, r.Gap)
+
+	// A life that dies while the disk is full loses what it held in memory, and the next
+	// life sees when that was. That one cannot write either.
+	fill()
+	onDisk := len(want)
+	full := time.Now()
+	for j.Degraded() == nil {
+		onDisk = len(want)
+		want = append(want, fmt.Sprintf("%01000d", len(want)))
+		add(t, j, want[onDisk])
+	}
+	addSome(j)
+	j.die()
+	want = want[:onDisk]
+	for range 2 {
+		j, r = open(t, dir, o)
+		require.Equal(t, want, texts(r))
+		require.False(t, r.Clean)
+		require.False(t, r.Gap.From.Before(full))
+		require.ErrorIs(t, j.Degraded(), syscall.ENOSPC)
+		j.die()
+	}
+	require.NoError(t, os.Remove(filler))
+	j, r = open(t, dir, o)
+	require.Equal(t, want, texts(r))
+	require.NoError(t, j.Degraded())
+	require.NoError(t, j.Close())
+	_, r = open(t, dir, o)
+	require.True(t, r.Clean)
+	require.Nil(t, r.Gap)
+}
+
+// TestPowerLoss shuts a real file system down without letting it write anything more,
+// which is what the disk looks like after the power has failed. Every record that is
+// missing in the next life, and every one that is back, was written in its Gap.
+func TestPowerLoss(t *testing.T) {
+	if _, err := exec.LookPath("mkfs.ext4"); err != nil {
+		t.Skip(err)
+	}
+	if !inNamespace(t) {
+		return
+	}
+	work := t.TempDir()
+	image, disk := filepath.Join(work, "image"), filepath.Join(work, "disk")
+	require.NoError(t, os.Mkdir(disk, 0o700))
+	require.NoError(t, os.WriteFile(image, nil, 0o600))
+	require.NoError(t, os.Truncate(image, 32<<20))
+	output, err := exec.Command("mkfs.ext4", "-q", "-F", image).CombinedOutput()
+	require.NoError(t, err, "%s", output)
+	mount := func() {
+		if output, err := exec.Command("mount", "-o", "loop", image, disk).CombinedOutput(); err != nil {
+			t.Skipf("no loop devices here: %v: %s", err, output)
+		}
+	}
+	type times struct{ added, released time.Time }
+	all := map[string]times{}
+	missing, back := 0, 0
+	for round := range 8 {
+		mount()
+		j, r := open(t, filepath.Join(disk, "journal"), Options{
+			boot: fmt.Sprint("boot ", round), SyncInterval: 20 * time.Millisecond, compactAbove: 4000,
+		})
+		inGap := func(at time.Time, what string) {
+			t.Helper()
+			if r.Gap == nil || at.Before(r.Gap.From) || at.After(r.Gap.To.Add(time.Second)) {
+				t.Errorf("round %d: a record was %s at %v, outside of %+v", round, what, at, r.Gap)
+			}
+		}
+		got := map[string]bool{}
+		for _, text := range texts(r) {
+			got[text] = true
+			if at := all[text].released; !at.IsZero() {
+				back++
+				inGap(at, "released")
+			}
+		}
+		for text, at := range all {
+			if at.released.IsZero() && !got[text] {
+				missing++
+				inGap(at.added, "added")
+			}
+		}
+		all = map[string]times{}
+		held := r.Records
+		for _, record := range held {
+			all[string(record.Data)] = times{}
+		}
+		for n := range 300 {
+			<-time.After(time.Millisecond)
+			text := fmt.Sprintf("%d %0200d", round, n)
+			at := time.Now().Round(0)
+			held = append(held, Record{add(t, j, text), []byte(text)})
+			all[text] = times{added: at}
+			if len(held) > 20 {
+				first := held[0]
+				held = held[1:]
+				at := all[string(first.Data)]
+				at.released = time.Now().Round(0)
+				require.NoError(t, j.Release(first.Seq))
+				all[string(first.Data)] = at
+			}
+		}
+		powerOff(t, disk)
+		j.die()
+		require.NoError(t, syscall.Unmount(disk, 0))
+	}
+	t.Logf("%d records were lost in a gap, %d came back", missing, back)
+	require.Positive(t, missing, "a test that loses nothing proves nothing")
+}
+
+// powerOff is EXT4_IOC_SHUTDOWN with EXT4_GOING_FLAGS_NOLOGFLUSH.
+func powerOff(t *testing.T, disk string) {
+	t.Helper()
+	d, err := os.Open(disk)
+	require.NoError(t, err)
+	defer d.Close()
+	if err := unix.IoctlSetPointerInt(int(d.Fd()), 0x8004587d, 2); err != nil {
+		t.Skip("the file system cannot be shut down: ", err)
+	}
+}
