@@ -63,7 +63,7 @@ func (a *agent) connectUntilUp(r *retry) (*control.Link, error) {
 		if hopeless(err, attr.Reason) {
 			return nil, &refusedError{attr: attr, err: err}
 		}
-		delay := r.next()
+		delay := max(r.next(), control.RetryAfter(err))
 		a.logger.Warn("could not reach the server", "error", disconnect.Scrub(err.Error()),
 			"reason", attr.Reason.String(), "attempt", r.attempts, "retry_in", delay.String())
 		if !a.pause(delay) {

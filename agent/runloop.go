@@ -20,7 +20,7 @@ import (
 // dial again, until the agent stops. The data plane does not depend on it.
 func (a *agent) runLoop() {
 	r := retry{first: a.opts.retryFirst, last: a.opts.retryLast}
-	var early cuts
+	var early control.Cuts
 	for a.gracefulCtx.Err() == nil {
 		link, err := a.connectUntilUp(&r)
 		if err != nil {
@@ -43,6 +43,13 @@ func (a *agent) runLoop() {
 		if a.gracefulCtx.Err() == nil && !a.pause(r.next()) {
 			return
 		}
+	}
+}
+
+// noteCut warns when links are cut early again and again.
+func (a *agent) noteCut(c *control.Cuts, lived time.Duration, attr disconnect.Attribution) {
+	if c.Note(lived, attr) {
+		a.logger.Warn(control.MsgCuts, "server_url", a.opts.AccessURL.String(), "cuts", c.InARow(), "lived", lived.Round(time.Millisecond).String())
 	}
 }
 

@@ -93,11 +93,13 @@ func (c *sshCommand) run(ctx context.Context) error {
 	leave := c.leaveOnSignal(cancel)
 	defer leave()
 
+	var notices notices
+	defer func() { notices.show(c.err) }() // not before: the screen belongs to the session
 	status := newStatusLine(c.err)
 	cl, err := client.Open(ctx, client.Options{
 		AccessURL: accessURL, Token: p.Token, Instance: uuid.NewString(), Version: softwareVersion(),
 		Logger: c.logger, ForceRelay: c.forceRelay, OutageLimit: c.outageLimit, Step: status.show,
-		CheckHostKey: hostKeyChecker{profile: p}.check,
+		Notice: notices.add, CheckHostKey: hostKeyChecker{profile: p}.check,
 	})
 	if err != nil {
 		status.clear()

@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
+	"sync"
 
 	"golang.org/x/term"
 )
@@ -75,4 +77,30 @@ func (l *statusLine) clear() {
 		fmt.Fprint(l.out, "\r\x1b[K")
 		l.shown = false
 	}
+}
+
+// notices keeps what the user should be told once, each sentence once, until there is
+// room on the screen. It is safe for concurrent use.
+type notices struct {
+	mu   sync.Mutex // guards kept
+	kept []string
+}
+
+// add keeps a sentence.
+func (n *notices) add(sentence string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !slices.Contains(n.kept, sentence) {
+		n.kept = append(n.kept, sentence)
+	}
+}
+
+// show prints what was kept, one line each.
+func (n *notices) show(out io.Writer) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, sentence := range n.kept {
+		fmt.Fprintln(out, "fairlead: "+plain(sentence))
+	}
+	n.kept = nil
 }

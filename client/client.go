@@ -43,6 +43,9 @@ type Options struct {
 	CheckHostKey func(ctx context.Context, workspace string, key ssh.PublicKey) error
 	// Step is called with each step of connecting; nil: not.
 	Step func(string)
+	// Notice is called with a sentence about what the user should know although the
+	// client goes on; nil: not. It must not block, and may be called from any goroutine.
+	Notice func(string)
 }
 
 // Client is one process' presence in the tailnet: its node, and the link to the
@@ -69,6 +72,9 @@ func Open(ctx context.Context, options Options) (*Client, error) {
 	}
 	if options.Step == nil {
 		options.Step = func(string) {}
+	}
+	if options.Notice == nil {
+		options.Notice = func(string) {}
 	}
 	c := &Client{options: options, logger: options.Logger, workspaces: make(map[proto.NodeKey]*Workspace)}
 	options.Step("contacting the server")

@@ -26,6 +26,10 @@ func (c *Client) removed(key proto.NodeKey, why disconnect.Goodbye) {
 // serverState ends everything when the server does not accept this login any more:
 // what is open may not go on, and there is no way to anything else.
 func (c *Client) serverState(state tailnet.ControllerState) {
+	if state.Cuts > 0 {
+		url := disconnect.Scrub(c.options.AccessURL.Redacted())
+		c.options.Notice("the connection to the server at " + url + " was cut again and again without a word, perhaps by a proxy with a short idle time-out; this tells: fairlead server check " + url)
+	}
 	a := state.Ending
 	if state.Err != nil {
 		a = refusedLater(state.Err)

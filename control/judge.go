@@ -2,9 +2,11 @@ package control
 
 import (
 	"errors"
+	"math/rand/v2"
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -189,8 +191,35 @@ func judgeHTTP(e *wsconn.DialError, peer disconnect.Initiator) (disconnect.Reaso
 }
 
 func retryAfter(h http.Header) string {
-	if n, err := strconv.Atoi(h.Get("Retry-After")); err == nil && n >= 0 {
+	if n, ok := retrySeconds(h); ok {
 		return "retry_after=" + strconv.Itoa(n) + "s"
 	}
 	return ""
+}
+
+func retrySeconds(h http.Header) (int, bool) {
+	n, err := strconv.Atoi(h.Get("Retry-After"))
+	return n, err == nil && n >= 0
+}
+
+// longestRetryAfter bounds what whoever answers can make us wait.
+const longestRetryAfter = 5 * time.Minute
+
+// RetryAfter returns how long to wait at least before the next [Dial], as the answer to
+// the last one asked, with up to half of it added so that not all who were sent away
+// come back at once. It is 0 when nothing was asked.
+func RetryAfter(err error) time.Duration {
+	var failed *wsconn.DialError
+	if !errors.As(err, &failed) {
+		return 0
+	}
+	n, ok := retrySeconds(failed.Header)
+	if !ok || n == 0 {
+		return 0
+	}
+	wait := longestRetryAfter
+	if n < int(wait/time.Second) {
+		wait = time.Duration(n) * time.Second
+	}
+	return wait + rand.N(wait/2)
 }

@@ -62,7 +62,10 @@ type ControllerState struct {
 	Up     bool
 	Err    error
 	Ending disconnect.Attribution
-	At     time.Time
+	// Cuts is how many links in a row were cut early without a word when that is worth
+	// telling, which is once for each series; 0: it is not.
+	Cuts int
+	At   time.Time
 }
 
 // Presence is what the server last told of the life of an agent. Instance names the
@@ -218,6 +221,7 @@ func permanent(err error) bool {
 // run keeps a link up until ctx ends.
 func (c *Controller) run(ctx context.Context) {
 	defer close(c.done)
+	var early control.Cuts
 	for failures := 0; ctx.Err() == nil; {
 		delay := time.Duration(0)
 		link, err := c.dial(ctx)
@@ -232,7 +236,9 @@ func (c *Controller) run(ctx context.Context) {
 			c.update(func() { c.dialErr = err })
 			c.tell(ControllerState{Err: err})
 		} else {
+			begin := time.Now()
 			ending, admitted := c.runLink(ctx, link)
+			c.linkOver(&early, time.Since(begin), ending)
 			if admitted {
 				failures = 0
 			}
@@ -267,7 +273,7 @@ func redialDelay(failures int, err error) time.Duration {
 			d = redialPermanent
 		}
 	}
-	return d/2 + rand.N(d/2)
+	return max(d/2+rand.N(d/2), control.RetryAfter(err))
 }
 
 // update changes fields that waiters look at.
@@ -325,8 +331,17 @@ func (c *Controller) runLink(ctx context.Context, link *control.Link) (disconnec
 	c.update(func() {
 		admitted, c.admitted, c.coordination = c.admitted, false, nil
 	})
-	c.tell(ControllerState{Ending: ending})
 	return ending, admitted
+}
+
+// linkOver tells of a link that has ended, and of links that are cut again and again.
+func (c *Controller) linkOver(early *control.Cuts, lived time.Duration, ending disconnect.Attribution) {
+	state := ControllerState{Ending: ending}
+	if early.Note(lived, ending) {
+		state.Cuts = early.InARow()
+		c.logger.Warn(control.MsgCuts, "cuts", state.Cuts, "lived", lived.Round(time.Millisecond).String())
+	}
+	c.tell(state)
 }
 
 func (c *Controller) coordinationConfig() CoordinationConfig {

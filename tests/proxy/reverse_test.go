@@ -169,6 +169,36 @@ func TestAgentSaysThatItIsCut(t *testing.T) {
 	require.Contains(t, log, `"disconnect_initiator":"network"`)
 }
 
+// TestClientSaysThatItIsCut: a session goes on behind such a proxy; its user learns of it
+// when it is over, once, and not in the middle of the screen.
+func TestClientSaysThatItIsCut(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	port := freePort(t)
+	url := "https://localhost:" + port
+	config := m.nginxConfig("nginx/fairlead.conf", "fairlead.example.com", "fairlead", m.Address, port)
+	m.nginx("127.0.0.1:"+port, strings.ReplaceAll(config, "proxy_read_timeout 60s;", "proxy_read_timeout 1s;"))
+	m.StartServer("--access-url", url, "--trusted-proxies", "127.0.0.1")
+	m.settle(url)
+	m.AwaitAgent("online")
+	sh := m.OpenShell("dev", "--log-file", m.Path("ssh.log"))
+	const mark = "the control link is cut again and again"
+	log := func() string {
+		data, err := os.ReadFile(m.Path("ssh.log"))
+		require.NoError(t, err)
+		return string(data)
+	}
+	site.Eventually(t, "the warning in the log", func() bool { return strings.Contains(log(), mark) })
+	sh.Echo("undisturbed")
+	require.NotContains(t, sh.Out.String(), "again and again")
+	sh.Type("exit 3\r")
+	require.Equal(t, 3, sh.Wait())
+	require.Equal(t, 1, strings.Count(log(), mark))
+	told := "fairlead: the connection to the server at " + url + " was cut again and again without a word"
+	require.Equal(t, 1, strings.Count(sh.Out.String(), told), sh.Out.String())
+	require.Contains(t, sh.Out.String(), "fairlead server check "+url+"\r\n")
+}
+
 // TestUnconfiguredServer: a server that does not know that it is behind a proxy.
 func TestUnconfiguredServer(t *testing.T) {
 	t.Parallel()
