@@ -300,9 +300,13 @@ func TestRightWithdrawnWhileALinkIsMade(t *testing.T) {
 			})
 			if err == nil {
 				defer link.Close(disconnect.Goodbye{Reason: disconnect.ClientClosed, Initiator: disconnect.Client})
-				<-link.Done()
+				select {
+				case <-link.Done():
+				case <-testutil.Context(t, patience).Done():
+				}
 				err = link.Err()
 			}
+			require.Error(t, err)
 			a := control.JudgeDial(err, disconnect.ClientToServer, disconnect.Client, disconnect.Server)
 			require.Equal(t, disconnect.AuthRevoked, a.Reason, "%v", a)
 			require.Equal(t, disconnect.Server, a.Initiator)

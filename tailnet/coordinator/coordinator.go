@@ -48,6 +48,14 @@ const maxQueue = 8192
 // maxTunnels is how many tunnels one node may have.
 const maxTunnels = 4096
 
+// What one user, or one workspace's agent, may ask for on all streams together: an
+// agent that announces all its peers, at once, and then some each second. Whoever asks
+// for more waits.
+const (
+	askBurst     = maxAnnounced
+	askPerSecond = 200
+)
+
 // Right is a client's right to reach a workspace.
 type Right struct {
 	WorkspaceID string
@@ -95,6 +103,7 @@ type Coordinator struct {
 	logger     *slog.Logger
 	now        func() time.Time
 	queueLimit int
+	tunnels    int // how many one node may have
 
 	ctx    context.Context // ends when Close begins
 	cancel context.CancelCauseFunc
@@ -105,6 +114,7 @@ type Coordinator struct {
 	members    map[proto.NodeKey]*member
 	agents     map[string]*agentRecord // by workspace id
 	sessions   map[*session]struct{}   // streams that have not ended, proved or not
+	asking     map[asker]*allowance    // of those who have a stream
 	generation uint64                  // of the last peer update
 	rechecks   uint64                  // how often rights were to be asked for again
 	derp       chan struct{}           // closed and replaced when the DERP map changes
@@ -115,7 +125,8 @@ type Coordinator struct {
 // New starts a coordinator. The caller must Close it.
 func New(cfg Config) *Coordinator {
 	c := &Coordinator{
-		cfg: cfg, logger: cfg.Logger, now: cfg.Now, queueLimit: maxQueue,
+		cfg: cfg, logger: cfg.Logger, now: cfg.Now, queueLimit: maxQueue, tunnels: maxTunnels,
+		asking:   make(map[asker]*allowance),
 		members:  make(map[proto.NodeKey]*member),
 		agents:   make(map[string]*agentRecord),
 		sessions: make(map[*session]struct{}),

@@ -108,6 +108,21 @@ func (c *Coordinator) Recheck(ctx context.Context, userID, workspaceID string) e
 	return errors.Join(errs...)
 }
 
+// EndTunnels ends every tunnel to a workspace's agent, and tells both sides why. Call it
+// when the agent is no longer to be trusted, or the workspace is gone.
+func (c *Coordinator) EndTunnels(workspaceID string, why disconnect.Goodbye) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.rechecks++ // who is about to make one has to ask again
+	for _, m := range c.members {
+		for _, t := range m.tunnels {
+			if t.client == m && t.workspace == workspaceID {
+				c.dropLocked(t, nil, why)
+			}
+		}
+	}
+}
+
 // recheck asks for the right behind one tunnel, and renews or ends it.
 func (c *Coordinator) recheck(ctx context.Context, t *tunnel) error {
 	c.mu.Lock()

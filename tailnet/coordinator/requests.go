@@ -60,7 +60,10 @@ func (c *Coordinator) openTunnel(s *session, workspace string, right Right) (*tu
 	}
 	agent := rec.session.key
 	known := c.members[s.key].tunnels[agent] != nil
-	if agent == s.key || !known && (len(c.members[s.key].tunnels) >= maxTunnels || len(c.members[agent].tunnels) >= maxTunnels) {
+	if !known {
+		c.makeRoomLocked(c.members[agent])
+	}
+	if agent == s.key || !known && (c.fullLocked(c.members[s.key]) || c.fullLocked(c.members[agent])) {
 		return nil, refuse(proto.Refusal_INVALID, "this node, or the agent, has too many tunnels")
 	}
 	t := c.tunnelLocked(s.key, agent)
@@ -124,8 +127,8 @@ func (c *Coordinator) announce(s *session, peers []*proto.AnnouncedPeer) error {
 		if err != nil {
 			return fmt.Errorf("announce: %w", err)
 		}
-		if s.ctx.Err() != nil {
-			return nil
+		if s.asks.Wait(s.ctx) != nil {
+			return nil // the stream has ended
 		}
 		c.announced(s, key, p.GetGrant())
 	}
@@ -217,7 +220,7 @@ func (c *Coordinator) fitsLocked(g grant) bool {
 		t := client.tunnels[g.agent]
 		return t.identity.ID == g.user && t.workspace == g.workspace
 	}
-	return (client == nil || len(client.tunnels) < maxTunnels) && (agent == nil || len(agent.tunnels) < maxTunnels)
+	return !c.fullLocked(client) && !c.fullLocked(agent)
 }
 
 // renewLocked gives a tunnel whose right was confirmed a new grant, and sends it to

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"time"
 
+	"golang.org/x/time/rate"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/protoadapt"
@@ -37,6 +38,7 @@ type session struct {
 	instance string
 	stream   proto.TailnetService_CoordinateServer
 	out      *outbox
+	asks     *rate.Limiter // shared by all streams of the same user or agent
 
 	ctx    context.Context // ends with the stream; the cause is a *streamEnd or *streamLost
 	cancel context.CancelCauseFunc
@@ -130,6 +132,7 @@ func (c *Coordinator) coordinate(stream proto.TailnetService_CoordinateServer, l
 		return status.Error(codes.Unavailable, "coordinate: the server is stopping")
 	}
 	c.sessions[s] = struct{}{}
+	s.asks = c.askingLocked(s.id)
 	c.work.Add(2)
 	c.mu.Unlock()
 	go func() {
@@ -143,6 +146,7 @@ func (c *Coordinator) coordinate(stream proto.TailnetService_CoordinateServer, l
 	}()
 	<-s.ctx.Done()
 	c.sessionEnded(s)
+	defer c.doneAsking(s.id)
 	var end *streamEnd
 	if errors.As(context.Cause(s.ctx), &end) {
 		return end.status()
@@ -241,6 +245,9 @@ func (s *session) handle(req *proto.CoordinateRequest) error {
 		workspace := m.AddTunnel.GetWorkspace()
 		if len(workspace) > maxWorkspaceText { // the answer would hold it, perhaps many times
 			return fmt.Errorf("add tunnel: a workspace's name of %d bytes, at most %d", len(workspace), maxWorkspaceText)
+		}
+		if s.asks.Wait(s.ctx) != nil {
+			return nil // the stream has ended
 		}
 		s.c.addTunnel(s, workspace)
 	case *proto.CoordinateRequest_RemoveTunnel:

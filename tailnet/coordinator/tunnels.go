@@ -88,6 +88,27 @@ func (c *Coordinator) tunnelLocked(client, agent proto.NodeKey) *tunnel {
 	return t
 }
 
+// fullLocked reports whether a member, nil is none yet, may have no more tunnels.
+func (c *Coordinator) fullLocked(m *member) bool { return m != nil && len(m.tunnels) >= c.tunnels }
+
+// makeRoomLocked ends one of the tunnels of an agent that may have no more: that of the
+// client that has been away for longest. Clients that died without a word would keep
+// everybody else out for a day.
+func (c *Coordinator) makeRoomLocked(agent *member) {
+	if !c.fullLocked(agent) {
+		return
+	}
+	var oldest *tunnel
+	for _, t := range agent.tunnels {
+		if t.agent == agent && t.client.session == nil && (oldest == nil || t.expires.Before(oldest.expires)) {
+			oldest = t
+		}
+	}
+	if oldest != nil {
+		c.dropLocked(oldest, nil, noNews)
+	}
+}
+
 // issueLocked gives the tunnel a new grant.
 func (c *Coordinator) issueLocked(t *tunnel, now time.Time) {
 	g := grant{

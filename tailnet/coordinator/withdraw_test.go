@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"fairlead.dev/fairlead/control"
+	"fairlead.dev/fairlead/disconnect"
 	"fairlead.dev/fairlead/tailnet/proto"
 )
 
@@ -86,4 +87,79 @@ func TestRightThatEndsByItself(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestEndTunnels: whoever the agent is, it keeps no client.
+func TestEndTunnels(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.allow("alice", "dev", true)
+	w.allow("alice", "prod", true)
+	dev, prod := w.join(agentLink("dev", "a1"), newKey()), w.join(agentLink("prod", "a2"), newKey())
+	client := w.join(clientLink("alice"), newKey())
+	w.tunnel(client, dev, "dev")
+	w.tunnel(client, prod, "prod")
+	w.EndTunnels("dev", disconnect.Goodbye{Reason: disconnect.AuthRevoked, Initiator: disconnect.Server, Detail: "test"})
+	client.revoke(dev.key)
+	dev.revoke(client.key)
+	client.silent()
+}
+
+// TestDeadClientsKeepNobodyOut: an agent has room for a client as long as one of its
+// clients is away.
+func TestDeadClientsKeepNobodyOut(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.Coordinator.tunnels = 2
+	for _, user := range []string{"alice", "bob", "carol", "dave"} {
+		w.allow(user, "dev", true)
+	}
+	agent := w.join(agentLink("dev", "a1"), newKey())
+	alice, bob := w.join(clientLink("alice"), newKey()), w.join(clientLink("bob"), newKey())
+	w.tunnel(alice, agent, "dev")
+	w.tunnel(bob, agent, "dev")
+	alice.cut(kill())
+	require.Error(t, alice.ended())
+	carol := w.join(clientLink("carol"), newKey())
+	carol.addTunnel("dev")
+	agent.drop(alice.key)
+	agent.upsert(carol.key)
+	require.NotNil(t, carol.upsert(agent.key))
+	require.Nil(t, carol.reply().GetRefusal())
+
+	dave := w.join(clientLink("dave"), newKey())
+	dave.addTunnel("dev")
+	require.NotNil(t, dave.reply().GetRefusal(), "all of them are there")
+}
+
+// TestAskingIsBounded: a user who asks for ever more tunnels waits, on all streams
+// together, and nobody else does.
+func TestAskingIsBounded(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.allow("bob", "dev", true)
+		one, two := w.join(clientLink("alice"), newKey()), w.join(clientLink("alice"), newKey())
+		bob := w.join(clientLink("bob"), newKey())
+		start := time.Now()
+		for range askBurst / 2 {
+			for _, p := range []*peer{one, two} {
+				p.addTunnel("nothing")
+				p.reply()
+			}
+		}
+		require.Zero(t, time.Since(start))
+		const more = 3 * askPerSecond
+		for range more {
+			two.addTunnel("nothing")
+			two.reply()
+		}
+		require.InDelta(t, more/askPerSecond*time.Second, time.Since(start), float64(time.Second))
+		before := time.Now()
+		bob.addTunnel("dev")
+		require.Equal(t, proto.Refusal_AGENT_OFFLINE, bob.reply().GetRefusal().GetCode())
+		require.Zero(t, time.Since(before))
+		w.stop()
+		require.Empty(t, w.asking)
+	})
 }

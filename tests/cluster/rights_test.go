@@ -151,13 +151,15 @@ func TestExpiredToken(t *testing.T) {
 	require.Contains(t, r.Stderr, "has expired")
 }
 
-// TestRotatedToken: the agent with the old token is told and stays away; one with the
-// new token takes its place.
+// TestRotatedToken: the agent with the old token is told and stays away, and what it
+// had is ended without its help; one with the new token takes its place.
 func TestRotatedToken(t *testing.T) {
 	t.Parallel()
 	s := site.New(t)
 	fresh := s.Path("fresh-token")
+	p, since := session(s.Home, "dev"), time.Now()
 	s.Must("workspace", "rotate-token", "dev", "--token-file", fresh)
+	endsRevoked(t, p, since)
 	require.Equal(t, 3, s.Agent.Wait())
 	require.Contains(t, s.Agent.Stderr.String(), "the server does not accept this agent's token")
 	s.AgentToken = fresh
