@@ -99,11 +99,8 @@ type agent struct {
 	manifest         atomic.Pointer[agentsdk.Manifest]
 	contextConfigAPI *agentcontextconfig.API
 
-	reportMu          sync.Mutex // guards reportConnections, reportsDropped
-	reportConnections []*proto.ReportConnectionRequest
-	reportsDropped    int
-	reportUpdate      chan struct{} // has one place: something was queued
-	reportIdle        chan struct{} // has one place: everything was acknowledged
+	reportQueue
+	gap atomic.Pointer[proto.Gap] // in the record, that the server has not been told of
 
 	state     *state
 	node      *tailnet.Node
@@ -145,17 +142,18 @@ func newAgent(opts Options) (*agent, error) {
 		return nil, err
 	}
 	a := &agent{
-		opts:         opts,
-		logger:       opts.Logger,
-		instance:     uuid.NewString(),
-		state:        state,
-		reportUpdate: make(chan struct{}, 1),
-		reportIdle:   make(chan struct{}, 1),
-		loopDone:     make(chan struct{}),
-		failed:       make(chan error, 1),
+		opts:     opts,
+		logger:   opts.Logger,
+		instance: uuid.NewString(),
+		state:    state,
+		loopDone: make(chan struct{}),
+		failed:   make(chan error, 1),
+	}
+	if err := a.openReports(); err != nil {
+		return nil, errors.Join(err, state.close())
 	}
 	if err := a.init(); err != nil {
-		return nil, errors.Join(err, state.close())
+		return nil, errors.Join(err, a.journal.Close(), state.close())
 	}
 	return a, nil
 }

@@ -16,7 +16,6 @@ import (
 	"fairlead.dev/fairlead/agent/agentcontextconfig"
 	"fairlead.dev/fairlead/agent/proto"
 	"fairlead.dev/fairlead/disconnect"
-	"fairlead.dev/fairlead/disconnect/wire"
 	"fairlead.dev/fairlead/sdk/agentsdk"
 	"fairlead.dev/fairlead/testutil"
 )
@@ -49,33 +48,6 @@ func TestReportConnectionEmpty(t *testing.T) {
 	require.Equal(t, "because", req1.GetConnection().GetReason())
 	require.EqualValues(t, 3, req1.GetConnection().GetStatusCode())
 	require.False(t, req1.GetConnection().GetTimestamp().AsTime().Before(req0.GetConnection().GetTimestamp().AsTime()))
-}
-
-func TestTrackConnectionNeverReportsAnEmptyReason(t *testing.T) {
-	t.Parallel()
-	uut := &agent{logger: slog.New(slog.DiscardHandler)}
-	attr := disconnect.Attribution{ConnectType: disconnect.AgentToClient, Reason: disconnect.Graceful, Initiator: disconnect.Agent}
-	uut.trackConnection(uuid.New(), proto.Connection_SSH, "192.0.2.1", "ada")(attr, 0)
-	ending := uut.reportConnections[1].GetConnection()
-	require.Equal(t, "graceful", ending.GetReason())
-	require.Equal(t, attr, wire.ToAttribution(ending.GetAttribution()))
-	require.Equal(t, "ada", ending.GetPrincipal())
-	require.Equal(t, "192.0.2.1", ending.GetIp())
-}
-
-func TestReportsAreBoundedAndDropsAreCounted(t *testing.T) {
-	t.Parallel()
-	uut := &agent{logger: slog.New(slog.DiscardHandler)}
-	for range maxReports + 3 {
-		uut.reportConnection(uuid.New(), proto.Connection_SSH, "")
-	}
-	first := uut.reportConnections[0]
-	next, dropped := uut.nextReport()
-	require.Same(t, first, next)
-	require.Equal(t, 3, dropped)
-	require.Len(t, uut.reportConnections, maxReports)
-	_, dropped = uut.nextReport()
-	require.Zero(t, dropped, "a drop is told once")
 }
 
 // TestContextConfigAPIFollowsTheManifest: the API is set once and resolves through

@@ -3,20 +3,19 @@ package agent
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/google/uuid"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"fairlead.dev/fairlead/agent/agentssh"
 	"fairlead.dev/fairlead/agent/proto"
 	"fairlead.dev/fairlead/disconnect"
 	"fairlead.dev/fairlead/disconnect/wire"
 )
 
-// maxReports bounds what waits for the server. Beyond it the oldest is dropped and
-// counted, and the count is logged when the server takes reports again.
-const maxReports = 10_000
+// maxReportBatch bounds the reports of one call; the server takes no more.
+const maxReportBatch = 500
 
 // reportConnection queues the CONNECT report of a connection and returns the
 // function that queues its DISCONNECT, for a site that knows only an exit code and
@@ -24,24 +23,34 @@ const maxReports = 10_000
 func (a *agent) reportConnection(id uuid.UUID, kind proto.Connection_Type, ip string) (disconnected func(code int, reason string)) {
 	ended := a.openConnection(&proto.Connection{Id: id[:], Type: kind, Ip: ip})
 	return func(code int, reason string) {
-		ended(&proto.Connection{StatusCode: int32(code), Reason: &reason})
+		ended(&proto.Connection{StatusCode: int32(code), Reason: &reason, Attribution: wire.FromAttribution(fromStatus(code, reason))})
 	}
 }
 
+// fromStatus is what an exit code alone says of an end: below zero, nothing exited.
+func fromStatus(code int, text string) disconnect.Attribution {
+	attr := disconnect.Attribution{ConnectType: disconnect.AgentToClient, Reason: disconnect.ProcessExited, Initiator: disconnect.Agent, Detail: text}
+	switch {
+	case code == 0:
+		attr.Reason = disconnect.Graceful
+	case code < 0:
+		attr.Reason, attr.Initiator = disconnect.NetworkError, disconnect.Network
+	}
+	return attr
+}
+
 // trackConnection is reportConnection for a site that knows the whole attribution.
-func (a *agent) trackConnection(id uuid.UUID, kind proto.Connection_Type, ip, principal string) (ended func(disconnect.Attribution, int)) {
-	end := a.openConnection(&proto.Connection{Id: id[:], Type: kind, Ip: ip, Principal: principal})
-	return func(attr disconnect.Attribution, exitCode int) {
-		a.countEnding(attr.On(disconnect.AgentToClient))
-		reason := disconnect.Scrub(attr.Detail)
-		if reason == "" {
-			reason = attr.Reason.String() // never recorded as empty
+// More, if there is any, is added to the report by details.
+func (a *agent) trackConnection(open *proto.Connection) (ended func(e agentssh.Ended, details func(*proto.Connection))) {
+	end := a.openConnection(open)
+	return func(e agentssh.Ended, details func(*proto.Connection)) {
+		a.countEnding(e.On(disconnect.AgentToClient))
+		report := endReport(e.Attribution, e.ExitCode)
+		report.BytesSent, report.BytesReceived = e.BytesSent, e.BytesReceived
+		if details != nil {
+			details(report)
 		}
-		end(&proto.Connection{
-			StatusCode:  int32(exitCode),
-			Reason:      &reason,
-			Attribution: wire.FromAttribution(attr),
-		})
+		end(report)
 	}
 }
 
@@ -52,102 +61,96 @@ func (a *agent) countEnding(attr disconnect.Attribution) {
 	}
 }
 
-// openConnection queues open as CONNECT. The function it returns completes an
-// ending with what identifies the connection and queues it as DISCONNECT.
+// openConnection queues open as CONNECT. The function it returns queues an ending as
+// DISCONNECT.
 func (a *agent) openConnection(open *proto.Connection) (end func(*proto.Connection)) {
-	open.Action = proto.Connection_CONNECT
-	open.Timestamp = timestamppb.Now()
-	a.queueReport(open)
-	return func(ending *proto.Connection) {
-		ending.Action = proto.Connection_DISCONNECT
-		ending.Timestamp = timestamppb.Now()
-		ending.Id, ending.Type, ending.Ip, ending.Principal = open.GetId(), open.GetType(), open.GetIp(), open.GetPrincipal()
-		a.queueReport(ending)
+	if !a.queueConnect(open) {
+		return func(*proto.Connection) {}
 	}
+	return func(ending *proto.Connection) { a.queueDisconnect(open, ending) }
 }
 
-func (a *agent) queueReport(c *proto.Connection) {
-	a.reportMu.Lock()
-	if len(a.reportConnections) >= maxReports {
-		a.reportConnections = a.reportConnections[1:]
-		a.reportsDropped++
-	}
-	a.reportConnections = append(a.reportConnections, &proto.ReportConnectionRequest{Connection: c})
-	a.reportMu.Unlock()
-	tell(a.reportUpdate)
-}
-
-// runReporter sends what is queued, in order, until ctx ends or the link fails. A
-// report that the server refuses as invalid is set aside and never stops the others.
+// runReporter announces what is open and sends what is queued, in order, until ctx
+// ends. A server that cannot take it now is asked again.
 func (a *agent) runReporter(ctx context.Context, api proto.AgentServiceClient) error {
+	r := retry{first: a.opts.retryFirst, last: a.opts.retryLast}
+	deliver := func(do func(context.Context, proto.AgentServiceClient) error) bool {
+		for {
+			err := do(ctx, api)
+			if err == nil {
+				r.reset()
+				return true
+			}
+			if ctx.Err() == nil {
+				a.logger.Warn("connection reports not delivered yet", "pending", a.reportsPending(), "error", disconnect.Scrub(err.Error()))
+			}
+			if !sleep(ctx, r.next()) {
+				return false
+			}
+		}
+	}
+	if !deliver(a.announce) {
+		return ctx.Err()
+	}
 	for {
-		if err := a.sendReports(ctx, api); err != nil {
-			return err
+		if !deliver(a.sendReports) {
+			return ctx.Err()
 		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-a.reportUpdate:
+		case <-a.reportQueued:
 		}
 	}
 }
 
+// announce tells the server what is open, before it hears anything else of it.
+func (a *agent) announce(ctx context.Context, api proto.AgentServiceClient) error {
+	req := &proto.AnnounceConnectionsRequest{Known: a.knownConnections(), SentAt: timestamppb.Now(), Gap: a.gap.Load()}
+	answer, err := api.AnnounceConnections(ctx, req)
+	if err != nil {
+		return fmt.Errorf("announce connections: %w", err)
+	}
+	a.gap.Store(nil) // told once
+	a.reportAgain(answer.GetUnknown())
+	return nil
+}
+
+// sendReports sends until nothing is queued.
 func (a *agent) sendReports(ctx context.Context, api proto.AgentServiceClient) error {
 	for {
-		report, dropped := a.nextReport()
-		if dropped > 0 {
-			a.logger.Warn("connection reports were dropped while the server was away", "count", dropped)
-		}
-		if report == nil {
+		a.tellLosses()
+		batch := a.nextReports(maxReportBatch)
+		if len(batch) == 0 {
 			return nil
 		}
-		_, err := api.ReportConnection(ctx, report)
-		if status.Code(err) == codes.InvalidArgument {
-			a.logger.Error("connection report refused as invalid", "error", err)
-			err = nil
-		}
+		answer, err := api.ReportConnections(ctx, &proto.ReportConnectionsRequest{Reports: batch, SentAt: timestamppb.Now()})
 		if err != nil {
-			return fmt.Errorf("report connection: %w", err)
+			return fmt.Errorf("report connections: %w", err)
 		}
-		a.reportDelivered(report)
+		for _, r := range answer.GetRefused() {
+			a.logger.Error("connection report refused as invalid", "index", r.GetIndex(), "error", disconnect.Scrub(r.GetMessage()))
+		}
+		if err := a.reportsDelivered(len(batch), len(answer.GetRefused())); err != nil {
+			return err
+		}
 	}
 }
 
-// nextReport returns the oldest report that waits, and how many were dropped since
-// the last call.
-func (a *agent) nextReport() (next *proto.ReportConnectionRequest, dropped int) {
-	a.reportMu.Lock()
-	defer a.reportMu.Unlock()
-	dropped, a.reportsDropped = a.reportsDropped, 0
-	if len(a.reportConnections) == 0 {
-		return nil, dropped
-	}
-	return a.reportConnections[0], dropped
-}
-
-// reportDelivered removes report, unless overflow has removed it meanwhile.
-func (a *agent) reportDelivered(report *proto.ReportConnectionRequest) {
-	a.reportMu.Lock()
-	defer a.reportMu.Unlock()
-	if len(a.reportConnections) > 0 && a.reportConnections[0] == report {
-		a.reportConnections = a.reportConnections[1:]
-	}
-	if len(a.reportConnections) == 0 {
-		tell(a.reportIdle)
+func (a *agent) tellLosses() {
+	if dropped, refused := a.reportLosses(); dropped+refused > 0 {
+		a.logger.Warn("connections are missing from the server's log", "not_reported", dropped, "refused", refused)
 	}
 }
 
-// tell sets a flag that is a channel of one place.
-func tell(flag chan struct{}) {
+// sleep waits, and reports whether ctx was still alive then.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
 	select {
-	case flag <- struct{}{}:
-	default: // it is set already
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
 	}
-}
-
-// reportsPending tells how many reports the server has not acknowledged.
-func (a *agent) reportsPending() int {
-	a.reportMu.Lock()
-	defer a.reportMu.Unlock()
-	return len(a.reportConnections)
 }

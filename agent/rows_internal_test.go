@@ -118,8 +118,11 @@ func (s *testSite) awaitCoordinated(t *testing.T, recorder *testutil.Recorder) {
 type testAPI struct {
 	proto.UnimplementedAgentServiceServer
 	onManifest atomic.Pointer[func(context.Context) (*proto.Manifest, error)] // replaces GetManifest
-	mu         sync.Mutex                                                     // guards reports
+	mu         sync.Mutex                                                     // guards all below
 	reports    []*proto.Connection
+	announced  []*proto.AnnounceConnectionsRequest
+	unknown    [][]byte // what the answer to an announcement says
+	busy       int      // how many batches fail
 }
 
 func (a *testAPI) GetManifest(ctx context.Context, _ *proto.GetManifestRequest) (*proto.Manifest, error) {
@@ -129,14 +132,29 @@ func (a *testAPI) GetManifest(ctx context.Context, _ *proto.GetManifestRequest) 
 	return &proto.Manifest{WorkspaceId: "workspace-1", WorkspaceName: "dev", OwnerName: "ada"}, nil
 }
 
-func (a *testAPI) ReportConnection(_ context.Context, r *proto.ReportConnectionRequest) (*proto.ReportConnectionResponse, error) {
-	if len(r.GetConnection().GetId()) != 16 {
-		return nil, status.Error(codes.InvalidArgument, "the id is no uuid")
-	}
+func (a *testAPI) AnnounceConnections(_ context.Context, r *proto.AnnounceConnectionsRequest) (*proto.AnnounceConnectionsResponse, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.reports = append(a.reports, r.GetConnection())
-	return &proto.ReportConnectionResponse{}, nil
+	a.announced = append(a.announced, r)
+	return &proto.AnnounceConnectionsResponse{Unknown: a.unknown}, nil
+}
+
+func (a *testAPI) ReportConnections(_ context.Context, r *proto.ReportConnectionsRequest) (*proto.ReportConnectionsResponse, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.busy > 0 {
+		a.busy--
+		return nil, status.Error(codes.Internal, "the disk is full")
+	}
+	var answer proto.ReportConnectionsResponse
+	for i, report := range r.GetReports() {
+		if report.GetConnection().GetPrincipal() == "nobody" {
+			answer.Refused = append(answer.Refused, &proto.ReportConnectionsResponse_Refusal{Index: uint32(i), Message: "no"})
+			continue
+		}
+		a.reports = append(a.reports, report.GetConnection())
+	}
+	return &answer, nil
 }
 
 // testTailnet is the coordinator, with hooks that end an RPC as a server could.
@@ -522,20 +540,4 @@ func TestLaterShutdownIsNotTheCause(t *testing.T) {
 	attr := <-judged
 	require.Equal(t, disconnect.NetworkError, attr.Reason)
 	require.Equal(t, disconnect.Network, attr.Initiator)
-}
-
-// TestReportsReachTheServer: in order, and one that the server refuses does not stop
-// the others.
-func TestReportsReachTheServer(t *testing.T) {
-	s := newTestSite(t)
-	a, _ := s.startAgent(t, nil)
-	first := a.reportConnection([16]byte{1}, proto.Connection_SSH, "")
-	a.queueReport(&proto.Connection{Id: []byte("short"), Action: proto.Connection_CONNECT})
-	first(0, "done")
-	require.Eventually(t, func() bool { return a.reportsPending() == 0 }, 20*time.Second, 5*time.Millisecond)
-	s.api.mu.Lock()
-	defer s.api.mu.Unlock()
-	require.Len(t, s.api.reports, 2)
-	require.Equal(t, proto.Connection_CONNECT, s.api.reports[0].GetAction())
-	require.Equal(t, proto.Connection_DISCONNECT, s.api.reports[1].GetAction())
 }

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"net"
 	"net/netip"
 
@@ -47,31 +48,49 @@ func (a *agent) sessionSettings() agentssh.Settings {
 
 // trackSession mints the session's connection id, tells the client and the server,
 // and does the same at its end.
-func (a *agent) trackSession(s agentssh.Session) (id string, ended func(disconnect.Attribution, int)) {
+func (a *agent) trackSession(s agentssh.Session) (id string, ended func(agentssh.Ended)) {
 	connection := uuid.New()
 	client := addrPort(s.RemoteAddr)
-	ip, principal := a.whoIs(client.Addr())
-	report := a.trackConnection(connection, proto.Connection_SSH, ip, principal)
+	open := &proto.Connection{
+		Id: connection[:], Type: proto.Connection_SSH, App: cmp.Or(s.App, "ssh"), ClientVersion: s.ClientVersion,
+	}
+	open.Ip, open.Path = a.pathOf(client.Addr())
+	open.Principal = a.principalOf(client.Addr())
+	report := a.trackConnection(open)
 	a.companion.Flow(client, connection.String())
-	return connection.String(), func(attr disconnect.Attribution, exitCode int) {
-		a.companion.Ended(client, connection.String(), attr, exitCode)
-		report(attr, exitCode)
+	return connection.String(), func(e agentssh.Ended) {
+		a.companion.Ended(client, connection.String(), e.Attribution, e.ExitCode)
+		report(e, func(end *proto.Connection) { end.Ip, end.Path = a.pathOf(client.Addr()) })
 	}
 }
 
-// whoIs returns the public IP (empty while relayed) and the user behind a peer.
-func (a *agent) whoIs(peer netip.Addr) (ip, principal string) {
+// principalOf returns the user behind a peer; "" when there is none.
+func (a *agent) principalOf(peer netip.Addr) string {
 	key, ok := a.node.PeerByAddr(peer)
 	if !ok {
-		return "", ""
+		return ""
 	}
-	principal, _ = a.peers.Principal(key)
-	if path := a.node.Path(key); path.Kind == tailnet.PathDirect {
-		if endpoint, err := netip.ParseAddrPort(path.Endpoint); err == nil {
+	principal, _ := a.peers.Principal(key)
+	return principal
+}
+
+// pathOf returns how a peer's packets go now, and its public IP ("" while relayed).
+func (a *agent) pathOf(peer netip.Addr) (ip string, path proto.Connection_Path) {
+	key, ok := a.node.PeerByAddr(peer)
+	if !ok {
+		return "", proto.Connection_PATH_UNSPECIFIED
+	}
+	now := a.node.Path(key)
+	switch now.Kind {
+	case tailnet.PathDirect:
+		if endpoint, err := netip.ParseAddrPort(now.Endpoint); err == nil {
 			ip = endpoint.Addr().String()
 		}
+		return ip, proto.Connection_DIRECT
+	case tailnet.PathRelay:
+		return "", proto.Connection_RELAY
 	}
-	return ip, principal
+	return "", proto.Connection_PATH_UNSPECIFIED
 }
 
 // peerEnding is what is known about the end of a client beside its SSH connection.

@@ -70,12 +70,12 @@ func startAgent(t *testing.T, instance string) *testAgent {
 		PeerEnding: func(remote net.Addr) (disconnect.Attribution, bool) {
 			return a.host.Ending(remote.(*net.TCPAddr).AddrPort().Addr())
 		},
-		Track: func(s agentssh.Session) (string, func(disconnect.Attribution, int)) {
+		Track: func(s agentssh.Session) (string, func(agentssh.Ended)) {
 			id, client := uuid.NewString(), s.RemoteAddr.(*net.TCPAddr).AddrPort()
 			a.host.Flow(client, id)
-			return id, func(at disconnect.Attribution, code int) {
-				a.host.Ended(client, id, at, code)
-				a.ended <- at
+			return id, func(e agentssh.Ended) {
+				a.host.Ended(client, id, e.Attribution, e.ExitCode)
+				a.ended <- e.Attribution
 			}
 		},
 	})

@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"time"
 
-	"github.com/google/uuid"
 	"golang.org/x/crypto/ssh"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -14,7 +13,7 @@ import (
 	"fairlead.dev/fairlead/agent/proto"
 	"fairlead.dev/fairlead/control"
 	"fairlead.dev/fairlead/disconnect"
-	"fairlead.dev/fairlead/disconnect/wire"
+	"fairlead.dev/fairlead/server/connlog"
 	"fairlead.dev/fairlead/server/store"
 	"fairlead.dev/fairlead/tailnet/coordinator"
 	tailnetproto "fairlead.dev/fairlead/tailnet/proto"
@@ -26,10 +25,9 @@ const maxHostKey = 4 << 10
 
 // agentAPI is what agents ask of the server over their control link.
 type agentAPI struct {
-	ended func(disconnect.Attribution) // counts one
-
 	proto.UnimplementedAgentServiceServer
 	store    *store.Store
+	connlog  *connlog.Log
 	presence *presence
 	logger   *slog.Logger
 	now      func() time.Time
@@ -149,75 +147,4 @@ func checkHostKey(text string) (string, error) {
 	}
 	line := ssh.MarshalAuthorizedKey(key)
 	return string(line[:len(line)-1]), nil // without its newline
-}
-
-// ReportConnection implements the service: a connection at an agent opened or ended.
-// For now it is written to the log only.
-func (a *agentAPI) ReportConnection(ctx context.Context, req *proto.ReportConnectionRequest) (*proto.ReportConnectionResponse, error) {
-	link, id, err := a.caller(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if !a.presence.registered(link) {
-		return nil, errUnregistered
-	}
-	c := req.GetConnection()
-	connID, err := checkConnection(c)
-	if err != nil {
-		return nil, err
-	}
-	attrs := []slog.Attr{
-		slog.String("connection_id", connID.String()),
-		slog.String("workspace_id", id.ID),
-		slog.String("type", typeNames[c.GetType()]),
-		slog.String("user", disconnect.Scrub(c.GetPrincipal())),
-		slog.String("ip", disconnect.Scrub(c.GetIp())),
-	}
-	if at := c.GetTimestamp(); at.IsValid() { // the agent's clock, for what it is worth
-		attrs = append(attrs, slog.Time("at", at.AsTime()))
-	}
-	if c.GetAction() == proto.Connection_CONNECT {
-		a.logger.LogAttrs(ctx, slog.LevelInfo, "connection opened", attrs...)
-		return &proto.ReportConnectionResponse{}, nil
-	}
-	attrs = append(attrs, slog.Int("status_code", int(c.GetStatusCode())))
-	ending := reportedEnding(c)
-	a.ended(ending)
-	ending.Log(ctx, a.logger, "connection ended", attrs...)
-	return &proto.ReportConnectionResponse{}, nil
-}
-
-// typeNames are the words for connection types. An agent may not know one.
-var typeNames = map[proto.Connection_Type]string{
-	proto.Connection_TYPE_UNSPECIFIED: "unspecified",
-	proto.Connection_SSH:              "ssh",
-	proto.Connection_VSCODE:           "vscode",
-	proto.Connection_JETBRAINS:        "jetbrains",
-	proto.Connection_RECONNECTING_PTY: "reconnecting_pty",
-	proto.Connection_PORT_FORWARD:     "port_forward",
-}
-
-// checkConnection is the border for connection reports.
-func checkConnection(c *proto.Connection) (uuid.UUID, error) {
-	connID, err := uuid.FromBytes(c.GetId())
-	if err != nil || connID == uuid.Nil {
-		return uuid.Nil, status.Error(codes.InvalidArgument, "a connection id is 16 bytes, not all zero")
-	}
-	if a := c.GetAction(); a != proto.Connection_CONNECT && a != proto.Connection_DISCONNECT {
-		return uuid.Nil, status.Error(codes.InvalidArgument, "the action is neither CONNECT nor DISCONNECT")
-	}
-	if typeNames[c.GetType()] == "" {
-		return uuid.Nil, status.Error(codes.InvalidArgument, "the connection type is not known")
-	}
-	return connID, nil
-}
-
-// reportedEnding is how the agent says that a connection ended. An agent that gives
-// text only has told no reason that could be trusted to be one of the set.
-func reportedEnding(c *proto.Connection) disconnect.Attribution {
-	a := wire.ToAttribution(c.GetAttribution()).On(disconnect.AgentToClient)
-	if a.Detail == "" {
-		a.Detail = disconnect.Scrub(c.GetReason())
-	}
-	return a
 }

@@ -7,6 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/crypto/ssh"
 	pb "google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"fairlead.dev/fairlead/agent/proto"
 	"fairlead.dev/fairlead/disconnect"
@@ -38,8 +39,8 @@ func FuzzConnectionReport(f *testing.F) {
 	id := uuid.New()
 	reason := "te\x1bxt"
 	for _, c := range []*proto.Connection{
-		{}, {Id: id[:], Action: proto.Connection_CONNECT, Type: proto.Connection_SSH, Principal: "ada"},
-		{Id: id[:], Action: proto.Connection_DISCONNECT, Type: proto.Connection_SSH, Reason: &reason},
+		{}, {Id: id[:], Action: proto.Connection_CONNECT, Type: proto.Connection_SSH, Principal: "ada", Timestamp: timestamppb.Now()},
+		{Id: id[:], Action: proto.Connection_DISCONNECT, Type: proto.Connection_SSH, Reason: &reason, Timestamp: timestamppb.Now()},
 	} {
 		b, err := pb.Marshal(c)
 		require.NoError(f, err)
@@ -50,11 +51,12 @@ func FuzzConnectionReport(f *testing.F) {
 		if pb.Unmarshal(b, &c) != nil {
 			return
 		}
-		got, err := checkConnection(&c)
+		got, err := checkReport(&c)
 		if err != nil {
 			return
 		}
-		require.NotEqual(t, uuid.Nil, got)
+		require.NotEqual(t, uuid.Nil.String(), got.ID)
+		require.LessOrEqual(t, len(got.App)+len(got.IP)+len(got.ClientVersion), maxApp+maxIP+maxClientVersion)
 		a := reportedEnding(&c)
 		require.True(t, a.Reason.Valid())
 		require.Equal(t, disconnect.AgentToClient, a.ConnectType)

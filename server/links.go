@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net"
 	"net/http"
 	"sync"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"fairlead.dev/fairlead/control"
 	"fairlead.dev/fairlead/disconnect"
 	"fairlead.dev/fairlead/server/auth"
+	"fairlead.dev/fairlead/server/connlog"
 	"fairlead.dev/fairlead/server/store"
 )
 
@@ -206,16 +208,46 @@ func (s *Server) attend(link *control.Link, p auth.Principal, remote string, sta
 		msg, leg = "agent control link", disconnect.ServerToAgent
 	}
 	ctx := context.Background()
+	row := s.logLink(ctx, link, p, remote, started)
 	s.logger.LogAttrs(ctx, slog.LevelInfo, msg+" opened", attrs...)
 	s.untilExpired(link, p)
 	<-link.Done()
 	ending := link.Ending().On(leg)
 	s.meters.set.Ended(ending)
+	if err := row.Ended(ctx, s.opts.Now(), ending); err != nil {
+		s.logger.ErrorContext(ctx, "cannot record the end of a control link", "connection_id", row.ID(), "error", err)
+	}
 	if isAgent {
 		s.presence.ended(p.WorkspaceID, link, ending)
 	}
 	attrs = append(attrs, slog.Duration("duration", time.Since(started).Round(time.Millisecond)))
 	ending.Log(ctx, s.logger, msg+" ended", attrs...)
+}
+
+// logLink opens the link's row in the connection log.
+func (s *Server) logLink(ctx context.Context, link *control.Link, p auth.Principal, remote string, started time.Time) *connlog.LinkRow {
+	l := connlog.Link{
+		ConnectType: disconnect.ClientToServer, IP: hostOf(remote), ClientVersion: link.PeerVersion(), ConnectedAt: started,
+	}
+	if p.Kind == auth.KindAgent {
+		l.ConnectType = disconnect.ServerToAgent
+		l.Workspace = store.LoggedWorkspace{ID: p.WorkspaceID, Name: p.WorkspaceName, Owner: store.LoggedUser{ID: p.UserID, Name: p.UserName}}
+	} else {
+		l.User = store.LoggedUser{ID: p.UserID, Name: p.UserName}
+	}
+	row, err := s.connlog.LinkOpened(ctx, l)
+	if err != nil {
+		s.logger.ErrorContext(ctx, "cannot record a control link yet", "connection_id", row.ID(), "error", err)
+	}
+	return row
+}
+
+// hostOf is an address without its port.
+func hostOf(remote string) string {
+	if host, _, err := net.SplitHostPort(remote); err == nil {
+		return host
+	}
+	return remote
 }
 
 // untilExpired returns when a link has ended, or else ends what its token began once

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/crypto/ssh"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	agentproto "fairlead.dev/fairlead/agent/proto"
 	"fairlead.dev/fairlead/control"
@@ -407,8 +408,7 @@ func TestManifestPinsTheHostKey(t *testing.T) {
 	_, err = stream.Recv()
 	require.Equal(t, codes.PermissionDenied, status.Code(err))
 	id := uuid.New()
-	_, err = agentproto.NewAgentServiceClient(again.RPC()).ReportConnection(ctx, &agentproto.ReportConnectionRequest{
-		Connection: &agentproto.Connection{Id: id[:], Action: agentproto.Connection_CONNECT}})
+	_, err = reportConnections(ctx, again, &agentproto.Connection{Id: id[:], Action: agentproto.Connection_CONNECT})
 	require.Equal(t, codes.PermissionDenied, status.Code(err))
 	require.True(t, s.presence.registered(s.linkOf(t, ws.ID)))
 
@@ -440,19 +440,29 @@ func TestManifestPinsTheHostKey(t *testing.T) {
 	require.Equal(t, codes.PermissionDenied, status.Code(err), "a client is no agent")
 }
 
-func TestReportConnection(t *testing.T) {
+// reportConnections sends one batch as an agent does.
+func reportConnections(ctx context.Context, link *control.Link, all ...*agentproto.Connection) (*agentproto.ReportConnectionsResponse, error) {
+	req := &agentproto.ReportConnectionsRequest{SentAt: timestamppb.Now()}
+	for _, c := range all {
+		req.Reports = append(req.Reports, &agentproto.ReportConnectionRequest{Connection: c})
+	}
+	return agentproto.NewAgentServiceClient(link.RPC()).ReportConnections(ctx, req)
+}
+
+// TestReportConnections: what makes no sense is refused, by its place in the batch, and
+// stops nothing else; the end is logged once, however often it is reported.
+func TestReportConnections(t *testing.T) {
 	s, rec := recorded(t, nil)
 	u, userToken := s.addUser(t, "ada", store.RoleMember)
 	link, ws, _ := s.agentLink(t, u, "dev")
 	register(t, link, hostKey(t))
 	ctx := testutil.Context(t, patience)
-	report := func(rpc *control.Link, c *agentproto.Connection) error {
-		_, err := agentproto.NewAgentServiceClient(rpc.RPC()).ReportConnection(ctx, &agentproto.ReportConnectionRequest{Connection: c})
-		return err
-	}
 	id := uuid.New()
 	good := func() *agentproto.Connection {
-		return &agentproto.Connection{Id: id[:], Action: agentproto.Connection_CONNECT, Type: agentproto.Connection_SSH, Principal: "ad\x1ba"}
+		return &agentproto.Connection{
+			Id: id[:], Action: agentproto.Connection_CONNECT, Type: agentproto.Connection_SSH, Principal: "ada",
+			Timestamp: timestamppb.Now(), App: "vsc\x1bode", Ip: "192.0.2.1", Path: agentproto.Connection_RELAY,
+		}
 	}
 	for name, spoil := range map[string]func(*agentproto.Connection){
 		"no id":          func(c *agentproto.Connection) { c.Id = nil },
@@ -461,44 +471,87 @@ func TestReportConnection(t *testing.T) {
 		"no action":      func(c *agentproto.Connection) { c.Action = 0 },
 		"unknown action": func(c *agentproto.Connection) { c.Action = 9 },
 		"unknown type":   func(c *agentproto.Connection) { c.Type = 99 },
+		"unknown path":   func(c *agentproto.Connection) { c.Path = 99 },
+		"no time":        func(c *agentproto.Connection) { c.Timestamp = nil },
 	} {
-		c := good()
-		spoil(c)
-		require.Equal(t, codes.InvalidArgument, status.Code(report(link, c)), name)
+		bad := good()
+		spoil(bad)
+		answer, err := reportConnections(ctx, link, nil, good(), bad)
+		require.NoError(t, err, name)
+		require.Len(t, answer.GetRefused(), 2, name)
+		require.EqualValues(t, 0, answer.GetRefused()[0].GetIndex(), name)
+		require.EqualValues(t, 2, answer.GetRefused()[1].GetIndex(), name)
 	}
-	require.Equal(t, codes.InvalidArgument, status.Code(report(link, nil)))
-
-	require.NoError(t, report(link, good()))
-	var opened *testutil.Record
-	for _, r := range rec.Records() {
-		if r.Message == "connection opened" {
-			opened = &r
-		}
-	}
-	require.NotNil(t, opened)
-	require.Equal(t, id.String(), opened.Attrs["connection_id"])
-	require.Equal(t, ws.ID, opened.Attrs["workspace_id"])
-	require.Equal(t, "ssh", opened.Attrs["type"])
-	require.NotContains(t, opened.Attrs["user"], "\x1b")
+	rows := s.rows(t, store.ConnFilter{ConnectType: disconnect.AgentToClient})
+	require.Len(t, rows, 1)
+	require.Equal(t, id.String(), rows[0].ID)
+	require.Equal(t, ws.ID, rows[0].Workspace.ID)
+	require.Equal(t, "ada", rows[0].User.Name)
+	require.NotContains(t, rows[0].App, "\x1b")
+	require.Equal(t, store.StatusOpen, rows[0].Status)
 
 	want := disconnect.Attribution{ConnectType: disconnect.AgentToClient, Reason: disconnect.ProcessExited, Initiator: disconnect.Agent, Detail: "exit 7"}
 	end := good()
-	end.Action, end.StatusCode, end.Attribution = agentproto.Connection_DISCONNECT, 7, wire.FromAttribution(want)
-	require.NoError(t, report(link, end))
+	end.Action, end.StatusCode, end.Attribution, end.BytesSent = agentproto.Connection_DISCONNECT, 7, wire.FromAttribution(want), 99
+	for range 2 {
+		_, err := reportConnections(ctx, link, end, good())
+		require.NoError(t, err)
+	}
 	line := rec.WaitFor(ctx, ended("connection ended"))
 	require.Equal(t, want, line.Attribution)
-	require.EqualValues(t, 7, line.Attrs["status_code"])
-
-	reason := "te\x1b[31mxt"
-	end.Attribution, end.Reason = nil, &reason
-	require.NoError(t, report(link, end))
-	lines := endingsOf(rec, "connection ended")
-	require.Len(t, lines, 2)
-	require.Equal(t, disconnect.Attribution{ConnectType: disconnect.AgentToClient, Detail: disconnect.Scrub(reason)}, lines[1].Attribution)
+	require.Len(t, endingsOf(rec, "connection ended"), 1)
+	rows = s.rows(t, store.ConnFilter{ConnectType: disconnect.AgentToClient})
+	require.Len(t, rows, 1)
+	require.Equal(t, want, rows[0].Ending)
+	require.Equal(t, 7, *rows[0].ExitCode)
+	require.EqualValues(t, 99, rows[0].BytesSent)
+	require.Zero(t, rows[0].Revision)
 
 	client, err := s.dial(t, disconnect.Client, userToken, uuid.NewString())
 	require.NoError(t, err)
-	require.Equal(t, codes.PermissionDenied, status.Code(report(client, good())))
+	_, err = reportConnections(ctx, client, good())
+	require.Equal(t, codes.PermissionDenied, status.Code(err))
+}
+
+// rows returns what the connection log has.
+func (s *running) rows(t *testing.T, f store.ConnFilter) []store.Connection {
+	t.Helper()
+	f.Limit = 100
+	rows, err := s.store.Connections(t.Context(), f)
+	require.NoError(t, err)
+	return rows
+}
+
+// TestLinksAreLogged: each control link is a row, with its ending.
+func TestLinksAreLogged(t *testing.T) {
+	s := run(t, nil)
+	u, userToken := s.addUser(t, "ada", store.RoleMember)
+	agentLink, ws, _ := s.agentLink(t, u, "dev")
+	clientLink, err := s.dial(t, disconnect.Client, userToken, uuid.NewString())
+	require.NoError(t, err)
+	live := func() []store.Connection {
+		return s.rows(t, store.ConnFilter{Status: store.StatusOpen, Ascending: true})
+	}
+	require.Eventually(t, func() bool { return len(live()) == 2 }, patience, time.Millisecond)
+	require.NoError(t, clientLink.Close(disconnect.Goodbye{Reason: disconnect.ClientClosed, Initiator: disconnect.Client}))
+	require.NoError(t, agentLink.Close(disconnect.Goodbye{Reason: disconnect.ServerShutdown, Initiator: disconnect.Agent, Detail: "stopping"}))
+	require.Eventually(t, func() bool { return len(live()) == 0 }, patience, time.Millisecond)
+	for _, row := range s.rows(t, store.ConnFilter{}) {
+		switch row.ConnectType {
+		case disconnect.ServerToAgent:
+			require.Equal(t, ws.ID, row.Workspace.ID)
+			require.Equal(t, disconnect.ServerShutdown, row.Ending.Reason)
+			require.Equal(t, disconnect.Agent, row.Ending.Initiator)
+		case disconnect.ClientToServer:
+			require.Equal(t, "ada", row.User.Name)
+			require.Equal(t, disconnect.ClientClosed, row.Ending.Reason)
+		default:
+			require.Fail(t, "a row of another layer")
+		}
+		require.Equal(t, store.TypeControl, row.Type)
+		require.Equal(t, "127.0.0.1", row.IP)
+		require.False(t, row.DisconnectedAt.Before(row.ConnectedAt))
+	}
 }
 
 func TestAuthorize(t *testing.T) {

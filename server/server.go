@@ -21,6 +21,7 @@ import (
 	"fairlead.dev/fairlead/disconnect"
 	"fairlead.dev/fairlead/metrics"
 	"fairlead.dev/fairlead/server/auth"
+	"fairlead.dev/fairlead/server/connlog"
 	"fairlead.dev/fairlead/server/store"
 	"fairlead.dev/fairlead/tailnet/coordinator"
 	"fairlead.dev/fairlead/tailnet/proto"
@@ -55,6 +56,7 @@ type Server struct {
 	proxies  proxies
 
 	store       *store.Store
+	connlog     *connlog.Log
 	auth        *auth.Auth
 	presence    *presence
 	coordinator *coordinator.Coordinator
@@ -127,7 +129,10 @@ func (s *Server) start(ctx context.Context) (err error) {
 	if err := s.startTailnet(ctx); err != nil {
 		return err
 	}
-	api := &agentAPI{store: s.store, presence: s.presence, logger: s.logger, now: s.opts.Now}
+	if err := s.startConnLog(ctx); err != nil {
+		return err
+	}
+	api := &agentAPI{store: s.store, connlog: s.connlog, presence: s.presence, logger: s.logger, now: s.opts.Now}
 	s.control = control.NewServer(control.ServerOptions{
 		Logger: s.logger, Instance: s.instance, Version: s.opts.Version,
 		Register: func(r grpc.ServiceRegistrar) {
@@ -135,7 +140,6 @@ func (s *Server) start(ctx context.Context) (err error) {
 			agentproto.RegisterAgentServiceServer(r, api)
 		},
 	})
-	api.ended = s.meters.set.Ended
 	s.http = &http.Server{
 		Handler:           s.handler(),
 		ReadHeaderTimeout: headerTimeout,
@@ -278,7 +282,7 @@ func (s *Server) enter() (done func(), ok bool) {
 //  3. the coordinator's streams end with their links;
 //  4. every relay connection is closed with the same words;
 //  5. STUN stops, and requests that are under way finish;
-//  6. the database closes.
+//  6. the connection log and the database close.
 //
 // It waits for everything that the server started. A second call does nothing but wait
 // for the first, and returns its error.
@@ -310,6 +314,7 @@ func (s *Server) close(ctx context.Context) error {
 	}
 	s.stop()
 	s.work.Wait()
+	s.connlog.Close()
 	err = errors.Join(err, s.closePorts(), s.store.Close())
 	if err != nil {
 		return fmt.Errorf("close server: %w", err)
@@ -346,6 +351,9 @@ func (s *Server) abandon() error {
 	}
 	if s.relay != nil {
 		s.relay.Close(ctx, goodbye)
+	}
+	if s.connlog != nil {
+		s.connlog.Close()
 	}
 	err = errors.Join(err, s.closePorts())
 	if s.store != nil {

@@ -18,6 +18,7 @@ func (s *session) copyInput(p *process) {
 	for {
 		n, err := s.ch.Read(buf)
 		if n > 0 {
+			s.bytes.received.Add(uint64(n))
 			if _, werr := p.stdin.Write(buf[:n]); werr != nil {
 				// The process does not want it. Take it anyway: a client that is
 				// stuck in sending would not notice the end.
@@ -43,13 +44,13 @@ func (s *session) copyInput(p *process) {
 func (s *session) copyOutput(p *process) {
 	if s.pty != nil {
 		if _, err := s.ch.Write(s.motd()); err == nil {
-			copyStream(s.ch, &terminalOutput{p: p})
+			copyStream(s.bytes.output(s.ch), &terminalOutput{p: p})
 		}
 		return
 	}
 	var both sync.WaitGroup
-	both.Go(func() { copyStream(s.stderr, p.stderr) })
-	copyStream(s.ch, p.stdout)
+	both.Go(func() { copyStream(s.bytes.output(s.stderr), p.stderr) })
+	copyStream(s.bytes.output(s.ch), p.stdout)
 	both.Wait()
 }
 

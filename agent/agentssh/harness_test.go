@@ -52,15 +52,15 @@ type tracker struct {
 	ends     []ended
 }
 
-func (tr *tracker) track(s agentssh.Session) (string, func(disconnect.Attribution, int)) {
+func (tr *tracker) track(s agentssh.Session) (string, func(agentssh.Ended)) {
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
 	tr.sessions = append(tr.sessions, s)
 	id := fmt.Sprintf("connection-%d", len(tr.sessions))
-	return id, func(a disconnect.Attribution, code int) {
+	return id, func(e agentssh.Ended) {
 		tr.mu.Lock()
 		defer tr.mu.Unlock()
-		tr.ends = append(tr.ends, ended{id, a, code})
+		tr.ends = append(tr.ends, ended{id, e.Attribution, e.ExitCode})
 	}
 }
 

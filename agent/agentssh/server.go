@@ -45,9 +45,8 @@ type Config struct {
 	// whatever source. An entry that ends in "_" or "*" is a prefix.
 	StripEnv []string
 	// Track is called when a session starts. The func that it returns is called
-	// exactly once, when that session ended; exitCode is -1 when the session ended
-	// before its process did. Neither may block.
-	Track func(Session) (id string, ended func(a disconnect.Attribution, exitCode int))
+	// exactly once, when that session ended. Neither may block.
+	Track func(Session) (id string, ended func(Ended))
 	// PeerEnding says what the peer declared over another channel, or what the agent
 	// decided about it, before the transport to remote ended.
 	PeerEnding func(remote net.Addr) (disconnect.Attribution, bool)
@@ -87,6 +86,16 @@ type Session struct {
 	User          string // the name the client asked for; it selects nothing
 	App           string // what the client said in the variable FAIRLEAD_APP
 	Kind          Kind
+}
+
+// Ended is how a session ended.
+type Ended struct {
+	disconnect.Attribution
+	// ExitCode is -1 when the session ended before its process did.
+	ExitCode int
+	// BytesSent went to the client (output and errors), BytesReceived came from it, as
+	// the process wrote and read them.
+	BytesSent, BytesReceived uint64
 }
 
 // Server serves SSH. Its methods are safe for concurrent use.

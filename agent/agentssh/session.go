@@ -46,8 +46,9 @@ type session struct {
 	proc     *process // nil if it did not start: see startErr
 	startErr error
 	id       string
-	ended    func(disconnect.Attribution, int)
+	ended    func(Ended)
 
+	bytes     meter
 	end       disconnect.Latch
 	exited    atomic.Bool               // end is the exit of the process
 	exiting   atomic.Bool               // the process ended: only a peer that left may have come first
@@ -263,7 +264,10 @@ func (s *session) report() {
 		a.Log(context.Background(), s.c.srv.logger, "ssh session closed",
 			slog.String("connection_id", s.id), slog.Int("exit_code", code), slog.String("kind", string(s.kind)))
 		if s.ended != nil {
-			s.ended(a, code)
+			s.ended(Ended{
+				Attribution: a, ExitCode: code,
+				BytesSent: s.bytes.sent.Load(), BytesReceived: s.bytes.received.Load(),
+			})
 		}
 	})
 }

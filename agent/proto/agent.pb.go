@@ -12,6 +12,7 @@ import (
 	wire "fairlead.dev/fairlead/disconnect/wire"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -130,6 +131,55 @@ func (x Connection_Type) Number() protoreflect.EnumNumber {
 // Deprecated: Use Connection_Type.Descriptor instead.
 func (Connection_Type) EnumDescriptor() ([]byte, []int) {
 	return file_agent_proto_agent_proto_rawDescGZIP(), []int{2, 1}
+}
+
+type Connection_Path int32
+
+const (
+	Connection_PATH_UNSPECIFIED Connection_Path = 0
+	Connection_DIRECT           Connection_Path = 1
+	Connection_RELAY            Connection_Path = 2
+)
+
+// Enum value maps for Connection_Path.
+var (
+	Connection_Path_name = map[int32]string{
+		0: "PATH_UNSPECIFIED",
+		1: "DIRECT",
+		2: "RELAY",
+	}
+	Connection_Path_value = map[string]int32{
+		"PATH_UNSPECIFIED": 0,
+		"DIRECT":           1,
+		"RELAY":            2,
+	}
+)
+
+func (x Connection_Path) Enum() *Connection_Path {
+	p := new(Connection_Path)
+	*p = x
+	return p
+}
+
+func (x Connection_Path) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Connection_Path) Descriptor() protoreflect.EnumDescriptor {
+	return file_agent_proto_agent_proto_enumTypes[2].Descriptor()
+}
+
+func (Connection_Path) Type() protoreflect.EnumType {
+	return &file_agent_proto_agent_proto_enumTypes[2]
+}
+
+func (x Connection_Path) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Connection_Path.Descriptor instead.
+func (Connection_Path) EnumDescriptor() ([]byte, []int) {
+	return file_agent_proto_agent_proto_rawDescGZIP(), []int{2, 2}
 }
 
 type GetManifestRequest struct {
@@ -276,7 +326,19 @@ type Connection struct {
 	// attribution is set on DISCONNECT when the site knows more than the text.
 	Attribution *wire.Attribution `protobuf:"bytes,8,opt,name=attribution,proto3" json:"attribution,omitempty"`
 	// principal is the user behind the client.
-	Principal     string `protobuf:"bytes,9,opt,name=principal,proto3" json:"principal,omitempty"`
+	Principal string `protobuf:"bytes,9,opt,name=principal,proto3" json:"principal,omitempty"`
+	// app is what the client calls itself, as in "vscode".
+	App string `protobuf:"bytes,10,opt,name=app,proto3" json:"app,omitempty"`
+	// path is how packets went at that time.
+	Path Connection_Path `protobuf:"varint,11,opt,name=path,proto3,enum=fairlead.agent.v1.Connection_Path" json:"path,omitempty"`
+	// client_version is the client's software, as in "SSH-2.0-OpenSSH_9.2".
+	ClientVersion string `protobuf:"bytes,12,opt,name=client_version,json=clientVersion,proto3" json:"client_version,omitempty"`
+	// bytes that the agent sent to the client and received from it, on DISCONNECT.
+	BytesSent     uint64 `protobuf:"varint,13,opt,name=bytes_sent,json=bytesSent,proto3" json:"bytes_sent,omitempty"`
+	BytesReceived uint64 `protobuf:"varint,14,opt,name=bytes_received,json=bytesReceived,proto3" json:"bytes_received,omitempty"`
+	// connected_at repeats the timestamp of CONNECT on DISCONNECT, so that each report
+	// stands for itself.
+	ConnectedAt   *timestamppb.Timestamp `protobuf:"bytes,15,opt,name=connected_at,json=connectedAt,proto3" json:"connected_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -374,6 +436,48 @@ func (x *Connection) GetPrincipal() string {
 	return ""
 }
 
+func (x *Connection) GetApp() string {
+	if x != nil {
+		return x.App
+	}
+	return ""
+}
+
+func (x *Connection) GetPath() Connection_Path {
+	if x != nil {
+		return x.Path
+	}
+	return Connection_PATH_UNSPECIFIED
+}
+
+func (x *Connection) GetClientVersion() string {
+	if x != nil {
+		return x.ClientVersion
+	}
+	return ""
+}
+
+func (x *Connection) GetBytesSent() uint64 {
+	if x != nil {
+		return x.BytesSent
+	}
+	return 0
+}
+
+func (x *Connection) GetBytesReceived() uint64 {
+	if x != nil {
+		return x.BytesReceived
+	}
+	return 0
+}
+
+func (x *Connection) GetConnectedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ConnectedAt
+	}
+	return nil
+}
+
 type ReportConnectionRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Connection    *Connection            `protobuf:"bytes,1,opt,name=connection,proto3" json:"connection,omitempty"`
@@ -418,26 +522,30 @@ func (x *ReportConnectionRequest) GetConnection() *Connection {
 	return nil
 }
 
-type ReportConnectionResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+type ReportConnectionsRequest struct {
+	state   protoimpl.MessageState     `protogen:"open.v1"`
+	Reports []*ReportConnectionRequest `protobuf:"bytes,1,rep,name=reports,proto3" json:"reports,omitempty"`
+	// sent_at is the agent's clock now: with it the server turns the agent's times into
+	// its own.
+	SentAt        *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=sent_at,json=sentAt,proto3" json:"sent_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *ReportConnectionResponse) Reset() {
-	*x = ReportConnectionResponse{}
+func (x *ReportConnectionsRequest) Reset() {
+	*x = ReportConnectionsRequest{}
 	mi := &file_agent_proto_agent_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *ReportConnectionResponse) String() string {
+func (x *ReportConnectionsRequest) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*ReportConnectionResponse) ProtoMessage() {}
+func (*ReportConnectionsRequest) ProtoMessage() {}
 
-func (x *ReportConnectionResponse) ProtoReflect() protoreflect.Message {
+func (x *ReportConnectionsRequest) ProtoReflect() protoreflect.Message {
 	mi := &file_agent_proto_agent_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -449,16 +557,624 @@ func (x *ReportConnectionResponse) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use ReportConnectionResponse.ProtoReflect.Descriptor instead.
-func (*ReportConnectionResponse) Descriptor() ([]byte, []int) {
+// Deprecated: Use ReportConnectionsRequest.ProtoReflect.Descriptor instead.
+func (*ReportConnectionsRequest) Descriptor() ([]byte, []int) {
 	return file_agent_proto_agent_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *ReportConnectionsRequest) GetReports() []*ReportConnectionRequest {
+	if x != nil {
+		return x.Reports
+	}
+	return nil
+}
+
+func (x *ReportConnectionsRequest) GetSentAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.SentAt
+	}
+	return nil
+}
+
+type ReportConnectionsResponse struct {
+	state         protoimpl.MessageState               `protogen:"open.v1"`
+	Refused       []*ReportConnectionsResponse_Refusal `protobuf:"bytes,1,rep,name=refused,proto3" json:"refused,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportConnectionsResponse) Reset() {
+	*x = ReportConnectionsResponse{}
+	mi := &file_agent_proto_agent_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportConnectionsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportConnectionsResponse) ProtoMessage() {}
+
+func (x *ReportConnectionsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_agent_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportConnectionsResponse.ProtoReflect.Descriptor instead.
+func (*ReportConnectionsResponse) Descriptor() ([]byte, []int) {
+	return file_agent_proto_agent_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ReportConnectionsResponse) GetRefused() []*ReportConnectionsResponse_Refusal {
+	if x != nil {
+		return x.Refused
+	}
+	return nil
+}
+
+type AnnounceConnectionsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// known are the ids of the connections that are open, and of those with reports yet
+	// to be delivered.
+	Known [][]byte `protobuf:"bytes,1,rep,name=known,proto3" json:"known,omitempty"`
+	// gap is a time of which the agent's record may be incomplete, if there is one.
+	Gap           *Gap                   `protobuf:"bytes,2,opt,name=gap,proto3" json:"gap,omitempty"`
+	SentAt        *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=sent_at,json=sentAt,proto3" json:"sent_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AnnounceConnectionsRequest) Reset() {
+	*x = AnnounceConnectionsRequest{}
+	mi := &file_agent_proto_agent_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AnnounceConnectionsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AnnounceConnectionsRequest) ProtoMessage() {}
+
+func (x *AnnounceConnectionsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_agent_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AnnounceConnectionsRequest.ProtoReflect.Descriptor instead.
+func (*AnnounceConnectionsRequest) Descriptor() ([]byte, []int) {
+	return file_agent_proto_agent_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *AnnounceConnectionsRequest) GetKnown() [][]byte {
+	if x != nil {
+		return x.Known
+	}
+	return nil
+}
+
+func (x *AnnounceConnectionsRequest) GetGap() *Gap {
+	if x != nil {
+		return x.Gap
+	}
+	return nil
+}
+
+func (x *AnnounceConnectionsRequest) GetSentAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.SentAt
+	}
+	return nil
+}
+
+// Gap is a time, by the agent's clock, in which it may have had connections that it
+// cannot report.
+type Gap struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	From          *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
+	To            *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`
+	Detail        string                 `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Gap) Reset() {
+	*x = Gap{}
+	mi := &file_agent_proto_agent_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Gap) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Gap) ProtoMessage() {}
+
+func (x *Gap) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_agent_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Gap.ProtoReflect.Descriptor instead.
+func (*Gap) Descriptor() ([]byte, []int) {
+	return file_agent_proto_agent_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Gap) GetFrom() *timestamppb.Timestamp {
+	if x != nil {
+		return x.From
+	}
+	return nil
+}
+
+func (x *Gap) GetTo() *timestamppb.Timestamp {
+	if x != nil {
+		return x.To
+	}
+	return nil
+}
+
+func (x *Gap) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+type AnnounceConnectionsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// unknown are those of the announced ids that the server has no row of: their CONNECT
+	// is to be reported again.
+	Unknown       [][]byte `protobuf:"bytes,1,rep,name=unknown,proto3" json:"unknown,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AnnounceConnectionsResponse) Reset() {
+	*x = AnnounceConnectionsResponse{}
+	mi := &file_agent_proto_agent_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AnnounceConnectionsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AnnounceConnectionsResponse) ProtoMessage() {}
+
+func (x *AnnounceConnectionsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_agent_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AnnounceConnectionsResponse.ProtoReflect.Descriptor instead.
+func (*AnnounceConnectionsResponse) Descriptor() ([]byte, []int) {
+	return file_agent_proto_agent_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *AnnounceConnectionsResponse) GetUnknown() [][]byte {
+	if x != nil {
+		return x.Unknown
+	}
+	return nil
+}
+
+type StreamOrdersRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StreamOrdersRequest) Reset() {
+	*x = StreamOrdersRequest{}
+	mi := &file_agent_proto_agent_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StreamOrdersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StreamOrdersRequest) ProtoMessage() {}
+
+func (x *StreamOrdersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_agent_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StreamOrdersRequest.ProtoReflect.Descriptor instead.
+func (*StreamOrdersRequest) Descriptor() ([]byte, []int) {
+	return file_agent_proto_agent_proto_rawDescGZIP(), []int{9}
+}
+
+// Orders are what the server wants of an agent now.
+type Orders struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// stopped: sessions end and new ones are refused.
+	Stopped *Orders_Stop   `protobuf:"bytes,1,opt,name=stopped,proto3" json:"stopped,omitempty"`
+	Policy  *Orders_Policy `protobuf:"bytes,2,opt,name=policy,proto3" json:"policy,omitempty"`
+	// notice is the platform's word that the workspace will be gone.
+	Notice *Orders_Notice `protobuf:"bytes,3,opt,name=notice,proto3" json:"notice,omitempty"`
+	// ends are connections to end; they are repeated until their end has been reported.
+	Ends          []*Orders_End `protobuf:"bytes,4,rep,name=ends,proto3" json:"ends,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Orders) Reset() {
+	*x = Orders{}
+	mi := &file_agent_proto_agent_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Orders) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Orders) ProtoMessage() {}
+
+func (x *Orders) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_agent_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Orders.ProtoReflect.Descriptor instead.
+func (*Orders) Descriptor() ([]byte, []int) {
+	return file_agent_proto_agent_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Orders) GetStopped() *Orders_Stop {
+	if x != nil {
+		return x.Stopped
+	}
+	return nil
+}
+
+func (x *Orders) GetPolicy() *Orders_Policy {
+	if x != nil {
+		return x.Policy
+	}
+	return nil
+}
+
+func (x *Orders) GetNotice() *Orders_Notice {
+	if x != nil {
+		return x.Notice
+	}
+	return nil
+}
+
+func (x *Orders) GetEnds() []*Orders_End {
+	if x != nil {
+		return x.Ends
+	}
+	return nil
+}
+
+// Refusal says that a report makes no sense and never will.
+type ReportConnectionsResponse_Refusal struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Index         uint32                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"` // in the request
+	Message       string                 `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportConnectionsResponse_Refusal) Reset() {
+	*x = ReportConnectionsResponse_Refusal{}
+	mi := &file_agent_proto_agent_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportConnectionsResponse_Refusal) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportConnectionsResponse_Refusal) ProtoMessage() {}
+
+func (x *ReportConnectionsResponse_Refusal) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_agent_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportConnectionsResponse_Refusal.ProtoReflect.Descriptor instead.
+func (*ReportConnectionsResponse_Refusal) Descriptor() ([]byte, []int) {
+	return file_agent_proto_agent_proto_rawDescGZIP(), []int{5, 0}
+}
+
+func (x *ReportConnectionsResponse_Refusal) GetIndex() uint32 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *ReportConnectionsResponse_Refusal) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+type Orders_Stop struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	By            string                 `protobuf:"bytes,1,opt,name=by,proto3" json:"by,omitempty"` // the user who said so
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Orders_Stop) Reset() {
+	*x = Orders_Stop{}
+	mi := &file_agent_proto_agent_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Orders_Stop) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Orders_Stop) ProtoMessage() {}
+
+func (x *Orders_Stop) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_agent_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Orders_Stop.ProtoReflect.Descriptor instead.
+func (*Orders_Stop) Descriptor() ([]byte, []int) {
+	return file_agent_proto_agent_proto_rawDescGZIP(), []int{10, 0}
+}
+
+func (x *Orders_Stop) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+type Orders_Policy struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// idle_timeout ends a session without input or output for that long, session_limit
+	// one that has lasted that long; 0: never. *_rule names where the value is from.
+	IdleTimeout   *durationpb.Duration `protobuf:"bytes,1,opt,name=idle_timeout,json=idleTimeout,proto3" json:"idle_timeout,omitempty"`
+	IdleRule      string               `protobuf:"bytes,2,opt,name=idle_rule,json=idleRule,proto3" json:"idle_rule,omitempty"`
+	SessionLimit  *durationpb.Duration `protobuf:"bytes,3,opt,name=session_limit,json=sessionLimit,proto3" json:"session_limit,omitempty"`
+	SessionRule   string               `protobuf:"bytes,4,opt,name=session_rule,json=sessionRule,proto3" json:"session_rule,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Orders_Policy) Reset() {
+	*x = Orders_Policy{}
+	mi := &file_agent_proto_agent_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Orders_Policy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Orders_Policy) ProtoMessage() {}
+
+func (x *Orders_Policy) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_agent_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Orders_Policy.ProtoReflect.Descriptor instead.
+func (*Orders_Policy) Descriptor() ([]byte, []int) {
+	return file_agent_proto_agent_proto_rawDescGZIP(), []int{10, 1}
+}
+
+func (x *Orders_Policy) GetIdleTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.IdleTimeout
+	}
+	return nil
+}
+
+func (x *Orders_Policy) GetIdleRule() string {
+	if x != nil {
+		return x.IdleRule
+	}
+	return ""
+}
+
+func (x *Orders_Policy) GetSessionLimit() *durationpb.Duration {
+	if x != nil {
+		return x.SessionLimit
+	}
+	return nil
+}
+
+func (x *Orders_Policy) GetSessionRule() string {
+	if x != nil {
+		return x.SessionRule
+	}
+	return ""
+}
+
+type Orders_Notice struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"` // as in "preempted"
+	Deadline      *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=deadline,proto3" json:"deadline,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Orders_Notice) Reset() {
+	*x = Orders_Notice{}
+	mi := &file_agent_proto_agent_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Orders_Notice) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Orders_Notice) ProtoMessage() {}
+
+func (x *Orders_Notice) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_agent_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Orders_Notice.ProtoReflect.Descriptor instead.
+func (*Orders_Notice) Descriptor() ([]byte, []int) {
+	return file_agent_proto_agent_proto_rawDescGZIP(), []int{10, 2}
+}
+
+func (x *Orders_Notice) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Orders_Notice) GetDeadline() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Deadline
+	}
+	return nil
+}
+
+type Orders_End struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Goodbye       *wire.Goodbye          `protobuf:"bytes,2,opt,name=goodbye,proto3" json:"goodbye,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Orders_End) Reset() {
+	*x = Orders_End{}
+	mi := &file_agent_proto_agent_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Orders_End) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Orders_End) ProtoMessage() {}
+
+func (x *Orders_End) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_agent_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Orders_End.ProtoReflect.Descriptor instead.
+func (*Orders_End) Descriptor() ([]byte, []int) {
+	return file_agent_proto_agent_proto_rawDescGZIP(), []int{10, 3}
+}
+
+func (x *Orders_End) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *Orders_End) GetGoodbye() *wire.Goodbye {
+	if x != nil {
+		return x.Goodbye
+	}
+	return nil
 }
 
 var File_agent_proto_agent_proto protoreflect.FileDescriptor
 
 const file_agent_proto_agent_proto_rawDesc = "" +
 	"\n" +
-	"\x17agent/proto/agent.proto\x12\x11fairlead.agent.v1\x1a\x1adisconnect/wire/wire.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"6\n" +
+	"\x17agent/proto/agent.proto\x12\x11fairlead.agent.v1\x1a\x1adisconnect/wire/wire.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"6\n" +
 	"\x12GetManifestRequest\x12 \n" +
 	"\fssh_host_key\x18\x01 \x01(\tR\n" +
 	"sshHostKey\"\xbe\x02\n" +
@@ -472,7 +1188,7 @@ const file_agent_proto_agent_proto_rawDesc = "" +
 	"\tmotd_file\x18\x06 \x01(\tR\bmotdFile\x1a>\n" +
 	"\x10EnvironmentEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xb3\x04\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xde\x06\n" +
 	"\n" +
 	"Connection\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12<\n" +
@@ -484,7 +1200,15 @@ const file_agent_proto_agent_proto_rawDesc = "" +
 	"statusCode\x12\x1b\n" +
 	"\x06reason\x18\a \x01(\tH\x00R\x06reason\x88\x01\x01\x12E\n" +
 	"\vattribution\x18\b \x01(\v2#.fairlead.disconnect.v1.AttributionR\vattribution\x12\x1c\n" +
-	"\tprincipal\x18\t \x01(\tR\tprincipal\"=\n" +
+	"\tprincipal\x18\t \x01(\tR\tprincipal\x12\x10\n" +
+	"\x03app\x18\n" +
+	" \x01(\tR\x03app\x126\n" +
+	"\x04path\x18\v \x01(\x0e2\".fairlead.agent.v1.Connection.PathR\x04path\x12%\n" +
+	"\x0eclient_version\x18\f \x01(\tR\rclientVersion\x12\x1d\n" +
+	"\n" +
+	"bytes_sent\x18\r \x01(\x04R\tbytesSent\x12%\n" +
+	"\x0ebytes_received\x18\x0e \x01(\x04R\rbytesReceived\x12=\n" +
+	"\fconnected_at\x18\x0f \x01(\v2\x1a.google.protobuf.TimestampR\vconnectedAt\"=\n" +
 	"\x06Action\x12\x16\n" +
 	"\x12ACTION_UNSPECIFIED\x10\x00\x12\v\n" +
 	"\aCONNECT\x10\x01\x12\x0e\n" +
@@ -497,16 +1221,59 @@ const file_agent_proto_agent_proto_rawDesc = "" +
 	"\x06VSCODE\x10\x02\x12\r\n" +
 	"\tJETBRAINS\x10\x03\x12\x14\n" +
 	"\x10RECONNECTING_PTY\x10\x04\x12\x10\n" +
-	"\fPORT_FORWARD\x10\x05B\t\n" +
+	"\fPORT_FORWARD\x10\x05\"3\n" +
+	"\x04Path\x12\x14\n" +
+	"\x10PATH_UNSPECIFIED\x10\x00\x12\n" +
+	"\n" +
+	"\x06DIRECT\x10\x01\x12\t\n" +
+	"\x05RELAY\x10\x02B\t\n" +
 	"\a_reason\"X\n" +
 	"\x17ReportConnectionRequest\x12=\n" +
 	"\n" +
 	"connection\x18\x01 \x01(\v2\x1d.fairlead.agent.v1.ConnectionR\n" +
-	"connection\"\x1a\n" +
-	"\x18ReportConnectionResponse2\xce\x01\n" +
+	"connection\"\x95\x01\n" +
+	"\x18ReportConnectionsRequest\x12D\n" +
+	"\areports\x18\x01 \x03(\v2*.fairlead.agent.v1.ReportConnectionRequestR\areports\x123\n" +
+	"\asent_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x06sentAt\"\xa6\x01\n" +
+	"\x19ReportConnectionsResponse\x12N\n" +
+	"\arefused\x18\x01 \x03(\v24.fairlead.agent.v1.ReportConnectionsResponse.RefusalR\arefused\x1a9\n" +
+	"\aRefusal\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\rR\x05index\x12\x18\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\"\x91\x01\n" +
+	"\x1aAnnounceConnectionsRequest\x12\x14\n" +
+	"\x05known\x18\x01 \x03(\fR\x05known\x12(\n" +
+	"\x03gap\x18\x02 \x01(\v2\x16.fairlead.agent.v1.GapR\x03gap\x123\n" +
+	"\asent_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x06sentAt\"y\n" +
+	"\x03Gap\x12.\n" +
+	"\x04from\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04from\x12*\n" +
+	"\x02to\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02to\x12\x16\n" +
+	"\x06detail\x18\x03 \x01(\tR\x06detail\"7\n" +
+	"\x1bAnnounceConnectionsResponse\x12\x18\n" +
+	"\aunknown\x18\x01 \x03(\fR\aunknown\"\x15\n" +
+	"\x13StreamOrdersRequest\"\xf2\x04\n" +
+	"\x06Orders\x128\n" +
+	"\astopped\x18\x01 \x01(\v2\x1e.fairlead.agent.v1.Orders.StopR\astopped\x128\n" +
+	"\x06policy\x18\x02 \x01(\v2 .fairlead.agent.v1.Orders.PolicyR\x06policy\x128\n" +
+	"\x06notice\x18\x03 \x01(\v2 .fairlead.agent.v1.Orders.NoticeR\x06notice\x121\n" +
+	"\x04ends\x18\x04 \x03(\v2\x1d.fairlead.agent.v1.Orders.EndR\x04ends\x1a\x16\n" +
+	"\x04Stop\x12\x0e\n" +
+	"\x02by\x18\x01 \x01(\tR\x02by\x1a\xc6\x01\n" +
+	"\x06Policy\x12<\n" +
+	"\fidle_timeout\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\vidleTimeout\x12\x1b\n" +
+	"\tidle_rule\x18\x02 \x01(\tR\bidleRule\x12>\n" +
+	"\rsession_limit\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\fsessionLimit\x12!\n" +
+	"\fsession_rule\x18\x04 \x01(\tR\vsessionRule\x1aT\n" +
+	"\x06Notice\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x126\n" +
+	"\bdeadline\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\bdeadline\x1aP\n" +
+	"\x03End\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\fR\x02id\x129\n" +
+	"\agoodbye\x18\x02 \x01(\v2\x1f.fairlead.disconnect.v1.GoodbyeR\agoodbye2\x9c\x03\n" +
 	"\fAgentService\x12Q\n" +
-	"\vGetManifest\x12%.fairlead.agent.v1.GetManifestRequest\x1a\x1b.fairlead.agent.v1.Manifest\x12k\n" +
-	"\x10ReportConnection\x12*.fairlead.agent.v1.ReportConnectionRequest\x1a+.fairlead.agent.v1.ReportConnectionResponseB#Z!fairlead.dev/fairlead/agent/protob\x06proto3"
+	"\vGetManifest\x12%.fairlead.agent.v1.GetManifestRequest\x1a\x1b.fairlead.agent.v1.Manifest\x12t\n" +
+	"\x13AnnounceConnections\x12-.fairlead.agent.v1.AnnounceConnectionsRequest\x1a..fairlead.agent.v1.AnnounceConnectionsResponse\x12n\n" +
+	"\x11ReportConnections\x12+.fairlead.agent.v1.ReportConnectionsRequest\x1a,.fairlead.agent.v1.ReportConnectionsResponse\x12S\n" +
+	"\fStreamOrders\x12&.fairlead.agent.v1.StreamOrdersRequest\x1a\x19.fairlead.agent.v1.Orders0\x01B#Z!fairlead.dev/fairlead/agent/protob\x06proto3"
 
 var (
 	file_agent_proto_agent_proto_rawDescOnce sync.Once
@@ -520,36 +1287,71 @@ func file_agent_proto_agent_proto_rawDescGZIP() []byte {
 	return file_agent_proto_agent_proto_rawDescData
 }
 
-var file_agent_proto_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_agent_proto_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_agent_proto_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_agent_proto_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_agent_proto_agent_proto_goTypes = []any{
-	(Connection_Action)(0),           // 0: fairlead.agent.v1.Connection.Action
-	(Connection_Type)(0),             // 1: fairlead.agent.v1.Connection.Type
-	(*GetManifestRequest)(nil),       // 2: fairlead.agent.v1.GetManifestRequest
-	(*Manifest)(nil),                 // 3: fairlead.agent.v1.Manifest
-	(*Connection)(nil),               // 4: fairlead.agent.v1.Connection
-	(*ReportConnectionRequest)(nil),  // 5: fairlead.agent.v1.ReportConnectionRequest
-	(*ReportConnectionResponse)(nil), // 6: fairlead.agent.v1.ReportConnectionResponse
-	nil,                              // 7: fairlead.agent.v1.Manifest.EnvironmentEntry
-	(*timestamppb.Timestamp)(nil),    // 8: google.protobuf.Timestamp
-	(*wire.Attribution)(nil),         // 9: fairlead.disconnect.v1.Attribution
+	(Connection_Action)(0),                    // 0: fairlead.agent.v1.Connection.Action
+	(Connection_Type)(0),                      // 1: fairlead.agent.v1.Connection.Type
+	(Connection_Path)(0),                      // 2: fairlead.agent.v1.Connection.Path
+	(*GetManifestRequest)(nil),                // 3: fairlead.agent.v1.GetManifestRequest
+	(*Manifest)(nil),                          // 4: fairlead.agent.v1.Manifest
+	(*Connection)(nil),                        // 5: fairlead.agent.v1.Connection
+	(*ReportConnectionRequest)(nil),           // 6: fairlead.agent.v1.ReportConnectionRequest
+	(*ReportConnectionsRequest)(nil),          // 7: fairlead.agent.v1.ReportConnectionsRequest
+	(*ReportConnectionsResponse)(nil),         // 8: fairlead.agent.v1.ReportConnectionsResponse
+	(*AnnounceConnectionsRequest)(nil),        // 9: fairlead.agent.v1.AnnounceConnectionsRequest
+	(*Gap)(nil),                               // 10: fairlead.agent.v1.Gap
+	(*AnnounceConnectionsResponse)(nil),       // 11: fairlead.agent.v1.AnnounceConnectionsResponse
+	(*StreamOrdersRequest)(nil),               // 12: fairlead.agent.v1.StreamOrdersRequest
+	(*Orders)(nil),                            // 13: fairlead.agent.v1.Orders
+	nil,                                       // 14: fairlead.agent.v1.Manifest.EnvironmentEntry
+	(*ReportConnectionsResponse_Refusal)(nil), // 15: fairlead.agent.v1.ReportConnectionsResponse.Refusal
+	(*Orders_Stop)(nil),                       // 16: fairlead.agent.v1.Orders.Stop
+	(*Orders_Policy)(nil),                     // 17: fairlead.agent.v1.Orders.Policy
+	(*Orders_Notice)(nil),                     // 18: fairlead.agent.v1.Orders.Notice
+	(*Orders_End)(nil),                        // 19: fairlead.agent.v1.Orders.End
+	(*timestamppb.Timestamp)(nil),             // 20: google.protobuf.Timestamp
+	(*wire.Attribution)(nil),                  // 21: fairlead.disconnect.v1.Attribution
+	(*durationpb.Duration)(nil),               // 22: google.protobuf.Duration
+	(*wire.Goodbye)(nil),                      // 23: fairlead.disconnect.v1.Goodbye
 }
 var file_agent_proto_agent_proto_depIdxs = []int32{
-	7, // 0: fairlead.agent.v1.Manifest.environment:type_name -> fairlead.agent.v1.Manifest.EnvironmentEntry
-	0, // 1: fairlead.agent.v1.Connection.action:type_name -> fairlead.agent.v1.Connection.Action
-	1, // 2: fairlead.agent.v1.Connection.type:type_name -> fairlead.agent.v1.Connection.Type
-	8, // 3: fairlead.agent.v1.Connection.timestamp:type_name -> google.protobuf.Timestamp
-	9, // 4: fairlead.agent.v1.Connection.attribution:type_name -> fairlead.disconnect.v1.Attribution
-	4, // 5: fairlead.agent.v1.ReportConnectionRequest.connection:type_name -> fairlead.agent.v1.Connection
-	2, // 6: fairlead.agent.v1.AgentService.GetManifest:input_type -> fairlead.agent.v1.GetManifestRequest
-	5, // 7: fairlead.agent.v1.AgentService.ReportConnection:input_type -> fairlead.agent.v1.ReportConnectionRequest
-	3, // 8: fairlead.agent.v1.AgentService.GetManifest:output_type -> fairlead.agent.v1.Manifest
-	6, // 9: fairlead.agent.v1.AgentService.ReportConnection:output_type -> fairlead.agent.v1.ReportConnectionResponse
-	8, // [8:10] is the sub-list for method output_type
-	6, // [6:8] is the sub-list for method input_type
-	6, // [6:6] is the sub-list for extension type_name
-	6, // [6:6] is the sub-list for extension extendee
-	0, // [0:6] is the sub-list for field type_name
+	14, // 0: fairlead.agent.v1.Manifest.environment:type_name -> fairlead.agent.v1.Manifest.EnvironmentEntry
+	0,  // 1: fairlead.agent.v1.Connection.action:type_name -> fairlead.agent.v1.Connection.Action
+	1,  // 2: fairlead.agent.v1.Connection.type:type_name -> fairlead.agent.v1.Connection.Type
+	20, // 3: fairlead.agent.v1.Connection.timestamp:type_name -> google.protobuf.Timestamp
+	21, // 4: fairlead.agent.v1.Connection.attribution:type_name -> fairlead.disconnect.v1.Attribution
+	2,  // 5: fairlead.agent.v1.Connection.path:type_name -> fairlead.agent.v1.Connection.Path
+	20, // 6: fairlead.agent.v1.Connection.connected_at:type_name -> google.protobuf.Timestamp
+	5,  // 7: fairlead.agent.v1.ReportConnectionRequest.connection:type_name -> fairlead.agent.v1.Connection
+	6,  // 8: fairlead.agent.v1.ReportConnectionsRequest.reports:type_name -> fairlead.agent.v1.ReportConnectionRequest
+	20, // 9: fairlead.agent.v1.ReportConnectionsRequest.sent_at:type_name -> google.protobuf.Timestamp
+	15, // 10: fairlead.agent.v1.ReportConnectionsResponse.refused:type_name -> fairlead.agent.v1.ReportConnectionsResponse.Refusal
+	10, // 11: fairlead.agent.v1.AnnounceConnectionsRequest.gap:type_name -> fairlead.agent.v1.Gap
+	20, // 12: fairlead.agent.v1.AnnounceConnectionsRequest.sent_at:type_name -> google.protobuf.Timestamp
+	20, // 13: fairlead.agent.v1.Gap.from:type_name -> google.protobuf.Timestamp
+	20, // 14: fairlead.agent.v1.Gap.to:type_name -> google.protobuf.Timestamp
+	16, // 15: fairlead.agent.v1.Orders.stopped:type_name -> fairlead.agent.v1.Orders.Stop
+	17, // 16: fairlead.agent.v1.Orders.policy:type_name -> fairlead.agent.v1.Orders.Policy
+	18, // 17: fairlead.agent.v1.Orders.notice:type_name -> fairlead.agent.v1.Orders.Notice
+	19, // 18: fairlead.agent.v1.Orders.ends:type_name -> fairlead.agent.v1.Orders.End
+	22, // 19: fairlead.agent.v1.Orders.Policy.idle_timeout:type_name -> google.protobuf.Duration
+	22, // 20: fairlead.agent.v1.Orders.Policy.session_limit:type_name -> google.protobuf.Duration
+	20, // 21: fairlead.agent.v1.Orders.Notice.deadline:type_name -> google.protobuf.Timestamp
+	23, // 22: fairlead.agent.v1.Orders.End.goodbye:type_name -> fairlead.disconnect.v1.Goodbye
+	3,  // 23: fairlead.agent.v1.AgentService.GetManifest:input_type -> fairlead.agent.v1.GetManifestRequest
+	9,  // 24: fairlead.agent.v1.AgentService.AnnounceConnections:input_type -> fairlead.agent.v1.AnnounceConnectionsRequest
+	7,  // 25: fairlead.agent.v1.AgentService.ReportConnections:input_type -> fairlead.agent.v1.ReportConnectionsRequest
+	12, // 26: fairlead.agent.v1.AgentService.StreamOrders:input_type -> fairlead.agent.v1.StreamOrdersRequest
+	4,  // 27: fairlead.agent.v1.AgentService.GetManifest:output_type -> fairlead.agent.v1.Manifest
+	11, // 28: fairlead.agent.v1.AgentService.AnnounceConnections:output_type -> fairlead.agent.v1.AnnounceConnectionsResponse
+	8,  // 29: fairlead.agent.v1.AgentService.ReportConnections:output_type -> fairlead.agent.v1.ReportConnectionsResponse
+	13, // 30: fairlead.agent.v1.AgentService.StreamOrders:output_type -> fairlead.agent.v1.Orders
+	27, // [27:31] is the sub-list for method output_type
+	23, // [23:27] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_agent_proto_agent_proto_init() }
@@ -563,8 +1365,8 @@ func file_agent_proto_agent_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_proto_agent_proto_rawDesc), len(file_agent_proto_agent_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   6,
+			NumEnums:      3,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -21,8 +21,10 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	AgentService_GetManifest_FullMethodName      = "/fairlead.agent.v1.AgentService/GetManifest"
-	AgentService_ReportConnection_FullMethodName = "/fairlead.agent.v1.AgentService/ReportConnection"
+	AgentService_GetManifest_FullMethodName         = "/fairlead.agent.v1.AgentService/GetManifest"
+	AgentService_AnnounceConnections_FullMethodName = "/fairlead.agent.v1.AgentService/AnnounceConnections"
+	AgentService_ReportConnections_FullMethodName   = "/fairlead.agent.v1.AgentService/ReportConnections"
+	AgentService_StreamOrders_FullMethodName        = "/fairlead.agent.v1.AgentService/StreamOrders"
 )
 
 // AgentServiceClient is the client API for AgentService service.
@@ -31,7 +33,17 @@ const (
 type AgentServiceClient interface {
 	// GetManifest registers the agent's SSH host key and returns its orders.
 	GetManifest(ctx context.Context, in *GetManifestRequest, opts ...grpc.CallOption) (*Manifest, error)
-	ReportConnection(ctx context.Context, in *ReportConnectionRequest, opts ...grpc.CallOption) (*ReportConnectionResponse, error)
+	// AnnounceConnections is an agent's first word about connections on each link: what
+	// it has open. What the server believes open and the agent does not name has ended
+	// without a record.
+	AnnounceConnections(ctx context.Context, in *AnnounceConnectionsRequest, opts ...grpc.CallOption) (*AnnounceConnectionsResponse, error)
+	// ReportConnections takes reports in order. They may come again: the server knows
+	// them by (connection id, action). An answer means that all but the refused ones are
+	// stored.
+	ReportConnections(ctx context.Context, in *ReportConnectionsRequest, opts ...grpc.CallOption) (*ReportConnectionsResponse, error)
+	// StreamOrders sends what the workspace is to do: all of it at once, and again
+	// whenever something of it changes.
+	StreamOrders(ctx context.Context, in *StreamOrdersRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Orders], error)
 }
 
 type agentServiceClient struct {
@@ -52,15 +64,44 @@ func (c *agentServiceClient) GetManifest(ctx context.Context, in *GetManifestReq
 	return out, nil
 }
 
-func (c *agentServiceClient) ReportConnection(ctx context.Context, in *ReportConnectionRequest, opts ...grpc.CallOption) (*ReportConnectionResponse, error) {
+func (c *agentServiceClient) AnnounceConnections(ctx context.Context, in *AnnounceConnectionsRequest, opts ...grpc.CallOption) (*AnnounceConnectionsResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	out := new(ReportConnectionResponse)
-	err := c.cc.Invoke(ctx, AgentService_ReportConnection_FullMethodName, in, out, cOpts...)
+	out := new(AnnounceConnectionsResponse)
+	err := c.cc.Invoke(ctx, AgentService_AnnounceConnections_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
 	return out, nil
 }
+
+func (c *agentServiceClient) ReportConnections(ctx context.Context, in *ReportConnectionsRequest, opts ...grpc.CallOption) (*ReportConnectionsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReportConnectionsResponse)
+	err := c.cc.Invoke(ctx, AgentService_ReportConnections_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *agentServiceClient) StreamOrders(ctx context.Context, in *StreamOrdersRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Orders], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &AgentService_ServiceDesc.Streams[0], AgentService_StreamOrders_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[StreamOrdersRequest, Orders]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type AgentService_StreamOrdersClient = grpc.ServerStreamingClient[Orders]
 
 // AgentServiceServer is the server API for AgentService service.
 // All implementations must embed UnimplementedAgentServiceServer
@@ -68,7 +109,17 @@ func (c *agentServiceClient) ReportConnection(ctx context.Context, in *ReportCon
 type AgentServiceServer interface {
 	// GetManifest registers the agent's SSH host key and returns its orders.
 	GetManifest(context.Context, *GetManifestRequest) (*Manifest, error)
-	ReportConnection(context.Context, *ReportConnectionRequest) (*ReportConnectionResponse, error)
+	// AnnounceConnections is an agent's first word about connections on each link: what
+	// it has open. What the server believes open and the agent does not name has ended
+	// without a record.
+	AnnounceConnections(context.Context, *AnnounceConnectionsRequest) (*AnnounceConnectionsResponse, error)
+	// ReportConnections takes reports in order. They may come again: the server knows
+	// them by (connection id, action). An answer means that all but the refused ones are
+	// stored.
+	ReportConnections(context.Context, *ReportConnectionsRequest) (*ReportConnectionsResponse, error)
+	// StreamOrders sends what the workspace is to do: all of it at once, and again
+	// whenever something of it changes.
+	StreamOrders(*StreamOrdersRequest, grpc.ServerStreamingServer[Orders]) error
 	mustEmbedUnimplementedAgentServiceServer()
 }
 
@@ -82,8 +133,14 @@ type UnimplementedAgentServiceServer struct{}
 func (UnimplementedAgentServiceServer) GetManifest(context.Context, *GetManifestRequest) (*Manifest, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetManifest not implemented")
 }
-func (UnimplementedAgentServiceServer) ReportConnection(context.Context, *ReportConnectionRequest) (*ReportConnectionResponse, error) {
-	return nil, status.Error(codes.Unimplemented, "method ReportConnection not implemented")
+func (UnimplementedAgentServiceServer) AnnounceConnections(context.Context, *AnnounceConnectionsRequest) (*AnnounceConnectionsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method AnnounceConnections not implemented")
+}
+func (UnimplementedAgentServiceServer) ReportConnections(context.Context, *ReportConnectionsRequest) (*ReportConnectionsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ReportConnections not implemented")
+}
+func (UnimplementedAgentServiceServer) StreamOrders(*StreamOrdersRequest, grpc.ServerStreamingServer[Orders]) error {
+	return status.Error(codes.Unimplemented, "method StreamOrders not implemented")
 }
 func (UnimplementedAgentServiceServer) mustEmbedUnimplementedAgentServiceServer() {}
 func (UnimplementedAgentServiceServer) testEmbeddedByValue()                      {}
@@ -124,23 +181,52 @@ func _AgentService_GetManifest_Handler(srv interface{}, ctx context.Context, dec
 	return interceptor(ctx, in, info, handler)
 }
 
-func _AgentService_ReportConnection_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
-	in := new(ReportConnectionRequest)
+func _AgentService_AnnounceConnections_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AnnounceConnectionsRequest)
 	if err := dec(in); err != nil {
 		return nil, err
 	}
 	if interceptor == nil {
-		return srv.(AgentServiceServer).ReportConnection(ctx, in)
+		return srv.(AgentServiceServer).AnnounceConnections(ctx, in)
 	}
 	info := &grpc.UnaryServerInfo{
 		Server:     srv,
-		FullMethod: AgentService_ReportConnection_FullMethodName,
+		FullMethod: AgentService_AnnounceConnections_FullMethodName,
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
-		return srv.(AgentServiceServer).ReportConnection(ctx, req.(*ReportConnectionRequest))
+		return srv.(AgentServiceServer).AnnounceConnections(ctx, req.(*AnnounceConnectionsRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
+
+func _AgentService_ReportConnections_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReportConnectionsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AgentServiceServer).ReportConnections(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AgentService_ReportConnections_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AgentServiceServer).ReportConnections(ctx, req.(*ReportConnectionsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AgentService_StreamOrders_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(StreamOrdersRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(AgentServiceServer).StreamOrders(m, &grpc.GenericServerStream[StreamOrdersRequest, Orders]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type AgentService_StreamOrdersServer = grpc.ServerStreamingServer[Orders]
 
 // AgentService_ServiceDesc is the grpc.ServiceDesc for AgentService service.
 // It's only intended for direct use with grpc.RegisterService,
@@ -154,10 +240,20 @@ var AgentService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _AgentService_GetManifest_Handler,
 		},
 		{
-			MethodName: "ReportConnection",
-			Handler:    _AgentService_ReportConnection_Handler,
+			MethodName: "AnnounceConnections",
+			Handler:    _AgentService_AnnounceConnections_Handler,
+		},
+		{
+			MethodName: "ReportConnections",
+			Handler:    _AgentService_ReportConnections_Handler,
 		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "StreamOrders",
+			Handler:       _AgentService_StreamOrders_Handler,
+			ServerStreams: true,
+		},
+	},
 	Metadata: "agent/proto/agent.proto",
 }

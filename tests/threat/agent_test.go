@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"fairlead.dev/fairlead/agent/proto"
 	"fairlead.dev/fairlead/disconnect"
@@ -63,31 +64,38 @@ func TestHugeAndUnfitReports(t *testing.T) {
 
 	_, err = rpc.GetManifest(ctx, &proto.GetManifestRequest{SshHostKey: huge}, unbounded)
 	require.Equal(t, codes.ResourceExhausted, status.Code(err), "%.200v", err)
-	_, err = rpc.ReportConnection(ctx, &proto.ReportConnectionRequest{Connection: &proto.Connection{
-		Id: id[:], Action: proto.Connection_CONNECT, Type: proto.Connection_SSH, Principal: huge,
-	}}, unbounded)
+	report := func(c *proto.Connection) (*proto.ReportConnectionsResponse, error) {
+		return rpc.ReportConnections(ctx, &proto.ReportConnectionsRequest{
+			Reports: []*proto.ReportConnectionRequest{{Connection: c}}, SentAt: timestamppb.Now(),
+		}, unbounded)
+	}
+	_, err = report(&proto.Connection{
+		Id: id[:], Action: proto.Connection_CONNECT, Type: proto.Connection_SSH, Principal: huge, Timestamp: timestamppb.Now(),
+	})
 	require.Equal(t, codes.ResourceExhausted, status.Code(err), "%.200v", err)
 
 	// Just below the bound of a message: taken, but no more than a line of it is kept.
-	_, err = rpc.ReportConnection(ctx, &proto.ReportConnectionRequest{Connection: &proto.Connection{
-		Id: id[:], Action: proto.Connection_DISCONNECT, Type: proto.Connection_SSH, Principal: huge[:2<<20], Reason: &huge,
-	}}, unbounded)
+	_, err = report(&proto.Connection{
+		Id: id[:], Action: proto.Connection_DISCONNECT, Type: proto.Connection_SSH, Principal: huge[:2<<20], Reason: &huge, Timestamp: timestamppb.Now(),
+	})
 	require.Equal(t, codes.ResourceExhausted, status.Code(err), "%.200v", err)
 	long := huge[:3<<20]
-	_, err = rpc.ReportConnection(ctx, &proto.ReportConnectionRequest{Connection: &proto.Connection{
-		Id: id[:], Action: proto.Connection_DISCONNECT, Type: proto.Connection_SSH, Reason: &long,
-	}})
+	answer, err := report(&proto.Connection{
+		Id: id[:], Action: proto.Connection_DISCONNECT, Type: proto.Connection_SSH, Reason: &long, Timestamp: timestamppb.Now(),
+	})
 	require.NoError(t, err)
+	require.Empty(t, answer.GetRefused())
 	require.Less(t, len(s.log.String()), 64<<10)
 	require.NotContains(t, s.log.String(), "\x1b")
 
-	_, err = rpc.ReportConnection(ctx, &proto.ReportConnectionRequest{})
-	require.Equal(t, codes.InvalidArgument, status.Code(err))
-	again, err := rpc.ReportConnection(ctx, &proto.ReportConnectionRequest{Connection: &proto.Connection{
-		Id: id[:], Action: proto.Connection_CONNECT, Type: proto.Connection_SSH, Principal: "ada",
-	}})
+	answer, err = report(nil)
+	require.NoError(t, err)
+	require.Len(t, answer.GetRefused(), 1)
+	answer, err = report(&proto.Connection{
+		Id: id[:], Action: proto.Connection_CONNECT, Type: proto.Connection_SSH, Principal: "ada", Timestamp: timestamppb.Now(),
+	})
 	require.NoError(t, err, "the link lives")
-	require.NotNil(t, again)
+	require.Empty(t, answer.GetRefused())
 }
 
 func newHostKey(t *testing.T) string {

@@ -1,0 +1,267 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	pb "google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"fairlead.dev/fairlead/agent/proto"
+	"fairlead.dev/fairlead/disconnect"
+	"fairlead.dev/fairlead/disconnect/wire"
+	"fairlead.dev/fairlead/journal"
+)
+
+// maxReports bounds what waits for the server, with a place kept for the end of each
+// connection whose beginning was taken. A connection that does not fit is not reported
+// at all, and counted.
+const maxReports = 10_000
+
+// reportQueue holds the connection reports that the server has not acknowledged. What
+// is in it is in the journal too, and the beginning of a connection stays there until
+// its end is acknowledged: so the next life of the process knows what was open. The
+// zero value is an empty queue in memory only. All methods are safe for concurrent use.
+type reportQueue struct {
+	journal *journal.Journal // nil: memory only
+
+	reportMu          sync.Mutex                       // guards all below
+	reportConnections []*proto.ReportConnectionRequest // in order
+	reportRecords     map[*proto.ReportConnectionRequest]uint64
+	begun             map[uuid.UUID]beginning // those whose end is not acknowledged
+	openReports       int                     // of begun, those whose end is not queued
+	dropped, refused  int                     // since they were last told
+
+	// Each has one place.
+	reportQueued chan struct{} // something was queued
+	reportIdle   chan struct{} // everything was acknowledged
+}
+
+// beginning is what is remembered of a connection until its end is acknowledged.
+type beginning struct {
+	report *proto.ReportConnectionRequest
+	record uint64
+	ended  bool
+}
+
+// openReports opens the journal and takes over what is in it. A journal that cannot be
+// used stops the agent no more than a full disk: reports are in memory then.
+func (a *agent) openReports() error {
+	a.reportQueued, a.reportIdle = make(chan struct{}, 1), make(chan struct{}, 1)
+	j, left, err := journal.Open(filepath.Join(a.opts.StateDir, "reports"), journal.Options{Logger: a.logger})
+	if err != nil {
+		return fmt.Errorf("open the record of connections: %w", err)
+	}
+	a.journal = j
+	if g := left.Gap; g != nil {
+		a.gap.Store(&proto.Gap{From: timestamppb.New(g.From), To: timestamppb.New(g.To), Detail: "the agent's machine went down before its record was on the disk"})
+	}
+	if err := a.recoverReports(left); err != nil {
+		return errors.Join(err, j.Close())
+	}
+	return nil
+}
+
+// recoverReports takes what the former life of the process left: reports that were not
+// acknowledged, and connections that were open when it died, which end now.
+func (q *reportQueue) recoverReports(left journal.Recovered) error {
+	q.reportMu.Lock()
+	defer q.reportMu.Unlock()
+	for _, rec := range left.Records {
+		report := new(proto.ReportConnectionRequest)
+		if err := pb.Unmarshal(rec.Data, report); err != nil {
+			return fmt.Errorf("read a connection report from the journal: %w", err)
+		}
+		q.takeLocked(report, rec.Seq)
+	}
+	died := disconnect.Attribution{
+		ConnectType: disconnect.AgentToClient, Reason: disconnect.PeerCrashed, Initiator: disconnect.Agent,
+		Detail: "the agent died without a goodbye",
+	}
+	if !left.SameBoot {
+		died.Detail = "the agent's machine went down without a goodbye"
+	}
+	for _, b := range q.begun {
+		if !b.ended {
+			open := b.report.GetConnection()
+			q.endLocked(open, endReport(died, -1), later(left.LastSign, open.GetTimestamp().AsTime()))
+		}
+	}
+	return nil
+}
+
+func later(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return b
+	}
+	return a
+}
+
+// queueConnect queues the beginning of a connection and keeps a place for its end. It reports
+// whether there was room.
+func (q *reportQueue) queueConnect(open *proto.Connection) bool {
+	open.Action, open.Timestamp = proto.Connection_CONNECT, timestamppb.Now()
+	q.reportMu.Lock()
+	defer q.reportMu.Unlock()
+	if len(q.reportConnections)+q.openReports+2 > maxReports {
+		q.dropped++
+		return false
+	}
+	q.addLocked(&proto.ReportConnectionRequest{Connection: open})
+	return true
+}
+
+// queueDisconnect queues the end of a connection that has begun.
+func (q *reportQueue) queueDisconnect(open, ending *proto.Connection) {
+	q.reportMu.Lock()
+	defer q.reportMu.Unlock()
+	q.endLocked(open, ending, time.Now())
+}
+
+// endReport is an end in the words of the wire.
+func endReport(attr disconnect.Attribution, exitCode int) *proto.Connection {
+	reason := disconnect.Scrub(attr.Detail)
+	if reason == "" {
+		reason = attr.Reason.String() // never recorded as empty
+	}
+	return &proto.Connection{StatusCode: int32(exitCode), Reason: &reason, Attribution: wire.FromAttribution(attr)}
+}
+
+// endLocked completes an end with what identifies the connection, so that it stands for
+// itself, and queues it.
+func (q *reportQueue) endLocked(open, ending *proto.Connection, at time.Time) {
+	ending.Action = proto.Connection_DISCONNECT
+	ending.Timestamp, ending.ConnectedAt = timestamppb.New(at), open.GetTimestamp()
+	ending.Id, ending.Type, ending.Principal = open.GetId(), open.GetType(), open.GetPrincipal()
+	ending.App, ending.ClientVersion = open.GetApp(), open.GetClientVersion()
+	if ending.GetIp() == "" {
+		ending.Ip = open.GetIp()
+	}
+	q.addLocked(&proto.ReportConnectionRequest{Connection: ending})
+}
+
+// addLocked writes a report to the journal and queues it. Whether the journal could
+// take it is the journal's to tell (Degraded); the report is in memory in any case.
+func (q *reportQueue) addLocked(report *proto.ReportConnectionRequest) {
+	var record uint64
+	if q.journal != nil {
+		if data, err := pb.Marshal(report); err == nil { // else its text is no UTF-8, and no server would take it
+			record, _ = q.journal.Append(data) // ErrFull cannot be: maxReports bounds it
+		}
+	}
+	q.takeLocked(report, record)
+}
+
+func (q *reportQueue) takeLocked(report *proto.ReportConnectionRequest, record uint64) {
+	c := report.GetConnection()
+	id := uuid.UUID(c.GetId())
+	if q.begun == nil {
+		q.begun, q.reportRecords = make(map[uuid.UUID]beginning), make(map[*proto.ReportConnectionRequest]uint64)
+	}
+	if c.GetAction() == proto.Connection_CONNECT {
+		q.begun[id] = beginning{report: report, record: record}
+		q.openReports++
+	} else {
+		if b := q.begun[id]; b.report != nil && !b.ended {
+			b.ended = true
+			q.begun[id] = b
+			q.openReports--
+		}
+		q.reportRecords[report] = record
+	}
+	q.reportConnections = append(q.reportConnections, report)
+	tell(q.reportQueued)
+}
+
+// nextReports returns the oldest reports, n at most.
+func (q *reportQueue) nextReports(n int) []*proto.ReportConnectionRequest {
+	q.reportMu.Lock()
+	defer q.reportMu.Unlock()
+	return append([]*proto.ReportConnectionRequest(nil), q.reportConnections[:min(n, len(q.reportConnections))]...)
+}
+
+// reportsDelivered removes the n oldest reports: the server has them, or has refused them for
+// good.
+func (q *reportQueue) reportsDelivered(n, refused int) error {
+	q.reportMu.Lock()
+	defer q.reportMu.Unlock()
+	q.refused += refused
+	var release []uint64
+	for _, report := range q.reportConnections[:n] {
+		c := report.GetConnection()
+		if c.GetAction() == proto.Connection_CONNECT {
+			continue
+		}
+		id := uuid.UUID(c.GetId())
+		release = append(release, q.reportRecords[report])
+		if b := q.begun[id]; b.report != nil {
+			release = append(release, b.record)
+		}
+		delete(q.begun, id)
+		delete(q.reportRecords, report)
+	}
+	q.reportConnections = q.reportConnections[n:]
+	if len(q.reportConnections) == 0 {
+		q.reportConnections = nil // lets go of the array
+		tell(q.reportIdle)
+	}
+	return q.journal.Release(release...)
+}
+
+// knownConnections returns the ids of the connections that are open or whose end the server does
+// not have yet.
+func (q *reportQueue) knownConnections() [][]byte {
+	q.reportMu.Lock()
+	defer q.reportMu.Unlock()
+	ids := make([][]byte, 0, len(q.begun))
+	for id := range q.begun {
+		ids = append(ids, id[:])
+	}
+	return ids
+}
+
+// reportAgain queues the beginnings of connections that the server has lost.
+func (q *reportQueue) reportAgain(ids [][]byte) {
+	q.reportMu.Lock()
+	defer q.reportMu.Unlock()
+	waiting := make(map[*proto.ReportConnectionRequest]bool, len(q.reportConnections))
+	for _, report := range q.reportConnections {
+		waiting[report] = true
+	}
+	for _, raw := range ids {
+		id, err := uuid.FromBytes(raw)
+		if b := q.begun[id]; err == nil && b.report != nil && !b.ended && !waiting[b.report] {
+			q.reportConnections = append(q.reportConnections, b.report)
+		}
+	}
+	tell(q.reportQueued)
+}
+
+// reportsPending tells how many reports the server has not acknowledged.
+func (q *reportQueue) reportsPending() int {
+	q.reportMu.Lock()
+	defer q.reportMu.Unlock()
+	return len(q.reportConnections)
+}
+
+// reportLosses returns, once, how many connections were not reported for lack of room, and
+// how many reports the server has refused.
+func (q *reportQueue) reportLosses() (dropped, refused int) {
+	q.reportMu.Lock()
+	defer q.reportMu.Unlock()
+	dropped, refused = q.dropped, q.refused
+	q.dropped, q.refused = 0, 0
+	return dropped, refused
+}
+
+// tell sets a flag that is a channel of one place.
+func tell(flag chan struct{}) {
+	select {
+	case flag <- struct{}{}:
+	default: // it is set already
+	}
+}

@@ -1,0 +1,203 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/google/uuid"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"fairlead.dev/fairlead/agent/proto"
+	"fairlead.dev/fairlead/control"
+	"fairlead.dev/fairlead/disconnect"
+	"fairlead.dev/fairlead/disconnect/wire"
+	"fairlead.dev/fairlead/server/connlog"
+	"fairlead.dev/fairlead/server/store"
+)
+
+const (
+	// maxReportBatch bounds the reports of one call, maxAnnounced the ids of one
+	// announcement.
+	maxReportBatch = 1000
+	maxAnnounced   = 20_000
+	// Bounds of texts from an agent, in bytes.
+	maxApp           = 32
+	maxClientVersion = 128
+	maxIP            = 64
+)
+
+// ReportConnections implements the service.
+func (a *agentAPI) ReportConnections(ctx context.Context, req *proto.ReportConnectionsRequest) (*proto.ReportConnectionsResponse, error) {
+	agent, _, err := a.reporter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if n := len(req.GetReports()); n > maxReportBatch {
+		return nil, status.Errorf(codes.InvalidArgument, "%d reports in one batch, at most %d are taken", n, maxReportBatch)
+	}
+	var (
+		answer  proto.ReportConnectionsResponse
+		reports []connlog.Report
+		indexes []int // of reports in the request
+	)
+	for i, r := range req.GetReports() {
+		report, err := checkReport(r.GetConnection())
+		if err != nil {
+			answer.Refused = append(answer.Refused, refusedReport(i, err))
+			continue
+		}
+		reports, indexes = append(reports, report), append(indexes, i)
+	}
+	refused, err := a.connlog.Report(ctx, agent, asTime(req.GetSentAt()), reports)
+	if err != nil {
+		return nil, a.failed(ctx, control.Identity{ID: agent.Workspace.ID}, err)
+	}
+	for i, err := range refused {
+		answer.Refused = append(answer.Refused, refusedReport(indexes[i], err))
+	}
+	return &answer, nil
+}
+
+func refusedReport(i int, err error) *proto.ReportConnectionsResponse_Refusal {
+	return &proto.ReportConnectionsResponse_Refusal{Index: uint32(i), Message: err.Error()}
+}
+
+// AnnounceConnections implements the service.
+func (a *agentAPI) AnnounceConnections(ctx context.Context, req *proto.AnnounceConnectionsRequest) (*proto.AnnounceConnectionsResponse, error) {
+	agent, lastSeen, err := a.reporter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if n := len(req.GetKnown()); n > maxAnnounced {
+		return nil, status.Errorf(codes.InvalidArgument, "%d connections announced, at most %d are taken", n, maxAnnounced)
+	}
+	announced := connlog.Announcement{
+		SentAt: asTime(req.GetSentAt()), GapFrom: asTime(req.GetGap().GetFrom()), GapTo: asTime(req.GetGap().GetTo()),
+		GapDetail: req.GetGap().GetDetail(),
+	}
+	for _, raw := range req.GetKnown() {
+		id, err := connectionID(raw)
+		if err != nil {
+			return nil, status.Error(codes.InvalidArgument, err.Error())
+		}
+		announced.Known = append(announced.Known, id.String())
+	}
+	unknown, err := a.connlog.Announce(ctx, agent, lastSeen, announced)
+	if err != nil {
+		return nil, a.failed(ctx, control.Identity{ID: agent.Workspace.ID}, err)
+	}
+	var answer proto.AnnounceConnectionsResponse
+	for _, id := range unknown {
+		raw := uuid.MustParse(id)
+		answer.Unknown = append(answer.Unknown, raw[:])
+	}
+	return &answer, nil
+}
+
+// reporter returns the registered agent that calls, and when its former link was last
+// known to be open.
+func (a *agentAPI) reporter(ctx context.Context) (connlog.Agent, time.Time, error) {
+	link, id, err := a.caller(ctx)
+	if err != nil {
+		return connlog.Agent{}, time.Time{}, err
+	}
+	if !a.presence.registered(link) {
+		return connlog.Agent{}, time.Time{}, errUnregistered
+	}
+	ws, err := a.store.WorkspaceByID(ctx, id.ID)
+	if err != nil {
+		return connlog.Agent{}, time.Time{}, a.failed(ctx, id, err)
+	}
+	return connlog.Agent{Workspace: loggedWorkspace(ws), Instance: link.PeerInstance()}, time.Time{}, nil
+}
+
+func loggedWorkspace(ws store.Workspace) store.LoggedWorkspace {
+	return store.LoggedWorkspace{ID: ws.ID, Name: ws.Name, Owner: store.LoggedUser{ID: ws.OwnerID, Name: ws.OwnerName}}
+}
+
+var errBadConnectionID = errors.New("a connection id is 16 bytes, not all zero")
+
+func connectionID(raw []byte) (uuid.UUID, error) {
+	id, err := uuid.FromBytes(raw)
+	if err != nil || id == uuid.Nil {
+		return uuid.Nil, errBadConnectionID
+	}
+	return id, nil
+}
+
+// checkReport is the border for connection reports.
+func checkReport(c *proto.Connection) (connlog.Report, error) {
+	id, err := connectionID(c.GetId())
+	if err != nil {
+		return connlog.Report{}, err
+	}
+	if a := c.GetAction(); a != proto.Connection_CONNECT && a != proto.Connection_DISCONNECT {
+		return connlog.Report{}, errors.New("the action is neither CONNECT nor DISCONNECT")
+	}
+	if _, known := proto.Connection_Type_name[int32(c.GetType())]; !known {
+		return connlog.Report{}, errors.New("the connection type is not known")
+	}
+	if _, known := proto.Connection_Path_name[int32(c.GetPath())]; !known {
+		return connlog.Report{}, errors.New("the path is not known")
+	}
+	if !c.GetTimestamp().IsValid() {
+		return connlog.Report{}, errors.New("the report has no time")
+	}
+	r := connlog.Report{
+		ID: id.String(), Ended: c.GetAction() == proto.Connection_DISCONNECT,
+		At: asTime(c.GetTimestamp()), Opened: asTime(c.GetConnectedAt()),
+		Type: store.ConnType(c.GetType()), App: disconnect.ScrubTo(c.GetApp(), maxApp),
+		UserName: disconnect.Scrub(c.GetPrincipal()), IP: disconnect.ScrubTo(c.GetIp(), maxIP),
+		ClientVersion: disconnect.ScrubTo(c.GetClientVersion(), maxClientVersion), Path: store.ConnPath(c.GetPath()),
+		BytesSent: int64(c.GetBytesSent()), BytesReceived: int64(c.GetBytesReceived()),
+	}
+	if r.Ended {
+		r.Ending = reportedEnding(c)
+		if code := int(c.GetStatusCode()); code >= 0 {
+			r.ExitCode = &code
+		}
+	}
+	return r, nil
+}
+
+// reportedEnding is how the agent says that a connection ended. An agent that gives
+// text only has told no reason that could be trusted to be one of the set.
+func reportedEnding(c *proto.Connection) disconnect.Attribution {
+	a := wire.ToAttribution(c.GetAttribution()).On(disconnect.AgentToClient)
+	if a.Detail == "" {
+		a.Detail = disconnect.Scrub(c.GetReason())
+	}
+	return a
+}
+
+// asTime returns the zero time for a message that is missing or makes no sense.
+func asTime(t *timestamppb.Timestamp) time.Time {
+	if !t.IsValid() {
+		return time.Time{}
+	}
+	return t.AsTime()
+}
+
+// startConnLog opens the connection log.
+func (s *Server) startConnLog(ctx context.Context) (err error) {
+	s.connlog, err = connlog.New(ctx, connlog.Config{
+		Store: s.store, Logger: s.logger, Instance: s.instance, Now: s.opts.Now, Ended: s.connectionEnded,
+	})
+	return err
+}
+
+// connectionEnded writes down a connection's end: the one line of it in the server's
+// own log. A control link has one already.
+func (s *Server) connectionEnded(c store.Connection) {
+	if c.ConnectType != disconnect.AgentToClient {
+		return
+	}
+	s.meters.set.Ended(c.Ending)
+	c.Ending.Log(s.background, s.logger, "connection ended",
+		slog.String("connection_id", c.ID), slog.String("workspace_id", c.Workspace.ID), slog.String("user", c.User.Name),
+		slog.String("type", c.Type.String()), slog.String("ip", c.IP), slog.Duration("duration", c.DisconnectedAt.Sub(c.ConnectedAt)))
+}
