@@ -76,6 +76,7 @@ func (s *Server) routes() []route {
 		{"GET", workspace + "/shares", user, reading, s.getShares},
 		{"PUT", workspace + "/shares/{user}", user, full, s.putShare},
 		{"DELETE", workspace + "/shares/{user}", user, full, s.deleteShare},
+		{"GET", "/api/v1/connections", user, reading, s.getConnections},
 		{"GET", control.Path, agentOrUser, connect, s.getControl},
 		{"GET", "/api/v1/relay", relayToken, nil, s.getRelay},
 	}

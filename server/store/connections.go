@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -34,6 +36,22 @@ var connTypeNames = map[ConnType]string{
 // String returns the type's name.
 func (t ConnType) String() string { return connTypeNames[t] }
 
+// ParseConnType is the inverse of String.
+func ParseConnType(name string) (ConnType, error) { return parseName("type", connTypeNames, name) }
+
+// parseName finds the value of a name; the error names all there are.
+func parseName[T ~uint8](what string, names map[T]string, name string) (T, error) {
+	known := make([]string, 0, len(names))
+	for v, n := range names {
+		if n == name {
+			return v, nil
+		}
+		known = append(known, n)
+	}
+	slices.Sort(known)
+	return 0, fmt.Errorf("there is no %s %q; there are %s", what, name, strings.Join(known, ", "))
+}
+
 // ConnPath is how the packets of a connection went. The numbers are stored.
 type ConnPath uint8
 
@@ -44,6 +62,17 @@ const (
 	PathRelay   ConnPath = 2
 )
 
+// String returns the path's name; "" when it is not known.
+func (p ConnPath) String() string {
+	switch p {
+	case PathDirect:
+		return "direct"
+	case PathRelay:
+		return "relay"
+	}
+	return ""
+}
+
 // ConnStatus is whether a logged connection still lives.
 type ConnStatus uint8
 
@@ -53,6 +82,16 @@ const (
 	StatusClosed  ConnStatus = 2
 	StatusUnheard ConnStatus = 3 // was open when the server last heard of it
 )
+
+var connStatusNames = map[ConnStatus]string{StatusOpen: "open", StatusClosed: "closed", StatusUnheard: "unheard"}
+
+// String returns the status's name.
+func (s ConnStatus) String() string { return connStatusNames[s] }
+
+// ParseConnStatus is the inverse of String.
+func ParseConnStatus(name string) (ConnStatus, error) {
+	return parseName("status", connStatusNames, name)
+}
 
 // Connection is one row of the connection log.
 type Connection struct {

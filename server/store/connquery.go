@@ -1,8 +1,10 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -18,16 +20,18 @@ type ConnFilter struct {
 	// to workspaces that they own. Empty: an admin, who sees all.
 	For string
 
-	WorkspaceID string
-	UserName    string
-	Type        *ConnType
-	App         string
-	ConnectType disconnect.ConnectType
-	Reason      *disconnect.Reason
-	Initiator   *disconnect.Initiator
-	Expected    *bool
-	Status      ConnStatus
-	IDPrefix    string
+	// WorkspaceName is that of every workspace that has or had it, of one owner if
+	// OwnerName is given.
+	WorkspaceName, OwnerName string
+	UserName                 string
+	Type                     *ConnType
+	App                      string
+	ConnectType              disconnect.ConnectType
+	Reason                   *disconnect.Reason
+	Initiator                *disconnect.Initiator
+	Expected                 *bool
+	Status                   ConnStatus
+	IDPrefix                 string
 	// Since and Until bound the time of the beginning: Since <= it < Until.
 	Since, Until time.Time
 
@@ -42,40 +46,83 @@ type ConnFilter struct {
 // Connections returns the rows that f chooses, the newest first unless it says
 // otherwise.
 func (s *Store) Connections(ctx context.Context, f ConnFilter) ([]Connection, error) {
-	if f.For == "" {
-		return s.connections(ctx, f, "", nil)
-	}
-	// Each of the two is a range of an index; one query for both would be none.
-	own, err := s.connections(ctx, f, `c.user_no = (SELECT no FROM logged_users WHERE id = $1)`, []any{f.For})
+	ranges, err := s.ranges(ctx, f)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("query connections: %w", err)
 	}
-	owned, err := s.connections(ctx, f,
-		`c.workspace IN (SELECT no FROM logged_workspaces WHERE owner = (SELECT no FROM logged_users WHERE id = $1))`, []any{f.For})
-	if err != nil {
-		return nil, err
+	var all []Connection
+	for _, r := range ranges {
+		rows, err := s.connections(ctx, f, r)
+		if err != nil {
+			return nil, fmt.Errorf("query connections: %w", err)
+		}
+		all = append(all, rows...)
 	}
-	return mergeRows(f, own, owned), nil
+	if len(ranges) == 1 {
+		return all, nil
+	}
+	return firstRows(f, all), nil
 }
 
-// mergeRows makes one page of two.
-func mergeRows(f ConnFilter, a, b []Connection) []Connection {
-	order := func(x, y Connection) int {
-		if f.Ascending {
-			return int(min(1, max(-1, x.Key-y.Key)))
+// connRange is a part of the log that is a range of an index: a union of several in one
+// query would not be. Zero stands for all workspaces, or all users.
+type connRange struct{ workspace, user int64 }
+
+// ranges returns the parts of the log that a filter is about. Whoever is not an admin
+// sees all of the workspaces that they own, and their own connections elsewhere.
+func (s *Store) ranges(ctx context.Context, f ConnFilter) ([]connRange, error) {
+	var me int64
+	if f.For != "" {
+		err := scanned(s.read.QueryRowContext(ctx, `SELECT no FROM logged_users WHERE id = $1`, f.For).Scan(&me))
+		if errors.Is(err, ErrNotFound) {
+			return nil, nil // the log does not know them
 		}
-		return int(min(1, max(-1, y.Key-x.Key)))
+		if err != nil {
+			return nil, err
+		}
 	}
-	all := append(a, b...)
-	slices.SortFunc(all, order)
-	all = slices.CompactFunc(all, func(x, y Connection) bool { return x.Key == y.Key })
+	if me == 0 && f.WorkspaceName == "" {
+		return []connRange{{}}, nil
+	}
+	rows, err := s.read.QueryContext(ctx, `SELECT w.no, w.owner FROM logged_workspaces w JOIN logged_users o ON o.no = w.owner
+		WHERE ($1 = '' OR w.name = $1) AND ($2 = '' OR o.name = $2) AND ($1 <> '' OR w.owner = $3)`,
+		f.WorkspaceName, f.OwnerName, me)
+	if err != nil {
+		return nil, err
+	}
+	ranges, err := collect(rows, func(scan func(...any) error) (r connRange, err error) {
+		var owner int64
+		err = scan(&r.workspace, &owner)
+		if me != 0 && owner != me {
+			r.user = me
+		}
+		return r, err
+	})
+	if me != 0 && f.WorkspaceName == "" {
+		ranges = append(ranges, connRange{user: me})
+	}
+	return ranges, err
+}
+
+// firstRows makes one page of several.
+func firstRows(f ConnFilter, all []Connection) []Connection {
+	slices.SortFunc(all, func(a, b Connection) int {
+		if f.Ascending {
+			return cmp.Compare(a.Key, b.Key)
+		}
+		return cmp.Compare(b.Key, a.Key)
+	})
+	all = slices.CompactFunc(all, func(a, b Connection) bool { return a.Key == b.Key })
 	return all[:min(len(all), f.Limit)]
 }
 
-func (s *Store) connections(ctx context.Context, f ConnFilter, scope string, args []any) ([]Connection, error) {
-	q := connWhere{args: args}
-	if scope != "" {
-		q.terms = append(q.terms, scope)
+func (s *Store) connections(ctx context.Context, f ConnFilter, r connRange) ([]Connection, error) {
+	var q connWhere
+	if r.workspace != 0 {
+		q.and(`c.workspace = ?`, r.workspace)
+	}
+	if r.user != 0 {
+		q.and(`c.user_no = ?`, r.user)
 	}
 	q.filter(f)
 	query := connSelect
@@ -89,13 +136,9 @@ func (s *Store) connections(ctx context.Context, f ConnFilter, scope string, arg
 	query += " LIMIT " + strconv.Itoa(f.Limit)
 	rows, err := s.read.QueryContext(ctx, query, q.args...)
 	if err != nil {
-		return nil, fmt.Errorf("query connections: %w", err)
+		return nil, err
 	}
-	all, err := collect(rows, scanConnection)
-	if err != nil {
-		return nil, fmt.Errorf("query connections: %w", err)
-	}
-	return all, nil
+	return collect(rows, scanConnection)
 }
 
 // connWhere grows a condition.
@@ -111,9 +154,6 @@ func (q *connWhere) and(term string, v any) {
 }
 
 func (q *connWhere) filter(f ConnFilter) {
-	if f.WorkspaceID != "" {
-		q.and(`c.workspace = (SELECT no FROM logged_workspaces WHERE id = ?)`, f.WorkspaceID)
-	}
 	if f.UserName != "" {
 		q.and(`c.user_no = (SELECT no FROM logged_users WHERE name = ?)`, f.UserName)
 	}

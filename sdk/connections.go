@@ -1,0 +1,123 @@
+package sdk
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+)
+
+// Connection is one row of the connection log. What says how it ended is null until it
+// is closed.
+type Connection struct {
+	ID string `json:"id"`
+	// Workspace and Owner are empty for the control link of a client, User for that of
+	// an agent.
+	Workspace string `json:"workspace"`
+	Owner     string `json:"owner"`
+	User      string `json:"user"`
+	// Type is ssh, vscode, jetbrains, reconnecting_pty, port_forward or control.
+	Type        string `json:"type"`
+	App         string `json:"app"`
+	ConnectType string `json:"connect_type"`
+	// Status is open, closed, or unheard: open when the server last heard of it.
+	Status         string     `json:"status"`
+	ConnectedAt    time.Time  `json:"connected_at"`
+	DisconnectedAt *time.Time `json:"disconnected_at"`
+	Reason         *string    `json:"disconnect_reason"`
+	Expected       *bool      `json:"disconnect_expected"`
+	Initiator      *string    `json:"disconnect_initiator"`
+	Detail         *string    `json:"disconnect_detail"`
+	// ExitCode is null when no process ended.
+	ExitCode *int `json:"exit_code"`
+	// Path is direct, relay, or empty when it is not known.
+	Path          string `json:"path"`
+	IP            string `json:"ip"`
+	ClientVersion string `json:"client_version"`
+	BytesSent     int64  `json:"bytes_sent"`     // to the client
+	BytesReceived int64  `json:"bytes_received"` // from the client
+	// Provisional endings may still be replaced by a better one, as Revision counts.
+	Provisional bool `json:"provisional"`
+	Revision    int  `json:"revision"`
+	// The same times by the clock of the agent; null when the server saw it itself.
+	ObservedConnectedAt    *time.Time `json:"observed_connected_at"`
+	ObservedDisconnectedAt *time.Time `json:"observed_disconnected_at"`
+}
+
+// ConnectionPage is a part of the connection log, the newest first.
+type ConnectionPage struct {
+	Connections []Connection `json:"connections"`
+	// Next is the cursor of the page behind this one; empty: there is none.
+	Next string `json:"next,omitempty"`
+}
+
+// ConnectionQuery chooses rows of the connection log; an empty field chooses all.
+type ConnectionQuery struct {
+	Workspace   string // NAME or OWNER/NAME
+	User        string
+	Type        string
+	App         string
+	ConnectType string
+	Reason      string
+	Initiator   string
+	Expected    string // true or false
+	Status      string
+	ID          string // the beginning of the id
+	Since       time.Time
+	Until       time.Time
+	Limit       int    // of the page; 0: the server's
+	Cursor      string // from ConnectionPage.Next
+}
+
+// MaxConnectionPage is the most rows that the server gives at once.
+const MaxConnectionPage = 1000
+
+// MinIDPrefix is the shortest beginning of a connection's id to look for.
+const MinIDPrefix = 4
+
+// Values returns q as an URL's query.
+func (q ConnectionQuery) Values() url.Values {
+	v := make(url.Values)
+	for name, value := range map[string]string{
+		"workspace": q.Workspace, "user": q.User, "type": q.Type, "app": q.App, "connect_type": q.ConnectType,
+		"reason": q.Reason, "initiator": q.Initiator, "expected": q.Expected, "status": q.Status, "id": q.ID, "cursor": q.Cursor,
+	} {
+		if value != "" {
+			v.Set(name, value)
+		}
+	}
+	for name, at := range map[string]time.Time{"since": q.Since, "until": q.Until} {
+		if !at.IsZero() {
+			v.Set(name, at.UTC().Format(time.RFC3339Nano))
+		}
+	}
+	if q.Limit > 0 {
+		v.Set("limit", strconv.Itoa(q.Limit))
+	}
+	return v
+}
+
+// Connections returns one page of the connection log: of all connections for an admin,
+// of the caller's own and those to their workspaces for everybody else.
+func (c *Client) Connections(ctx context.Context, q ConnectionQuery) (ConnectionPage, error) {
+	var out ConnectionPage
+	err := c.doQuery(ctx, http.MethodGet, "/api/v1/connections", q.Values(), nil, &out)
+	return out, err
+}
+
+// Connection returns the connection whose id begins with prefix. None, and more than
+// one, are errors.
+func (c *Client) Connection(ctx context.Context, prefix string) (Connection, error) {
+	page, err := c.Connections(ctx, ConnectionQuery{ID: prefix, Limit: 2})
+	switch {
+	case err != nil:
+		return Connection{}, err
+	case len(page.Connections) == 0:
+		return Connection{}, &Error{Status: http.StatusNotFound, Code: CodeNotFound, Message: fmt.Sprintf("no connection of yours has an id that begins with %q", prefix)}
+	case len(page.Connections) > 1:
+		return Connection{}, &Error{Code: CodeInvalid, Message: fmt.Sprintf("more than one connection has an id that begins with %q: give more of it", prefix)}
+	}
+	return page.Connections[0], nil
+}

@@ -1,0 +1,183 @@
+package server
+
+import (
+	"net/http"
+	"net/url"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"fairlead.dev/fairlead/disconnect"
+	"fairlead.dev/fairlead/sdk"
+	"fairlead.dev/fairlead/server/auth"
+	"fairlead.dev/fairlead/server/store"
+)
+
+// defaultPage is how many rows a page of the connection log has when nobody says.
+const defaultPage = 100
+
+// getConnections answers with a page of the connection log: everything for an admin,
+// for others what they connected to and who connected to them.
+func (s *Server) getConnections(w http.ResponseWriter, r *http.Request, p auth.Principal) error {
+	f, err := connFilter(r.URL.Query())
+	if err != nil {
+		return err
+	}
+	if !p.IsAdmin() {
+		f.For = p.UserID
+	}
+	limit := f.Limit
+	f.Limit++ // one more than asked for tells whether there is a next page
+	rows, err := s.store.Connections(r.Context(), f)
+	if err != nil {
+		return err
+	}
+	page := sdk.ConnectionPage{Connections: make([]sdk.Connection, 0, min(limit, len(rows)))}
+	for i, row := range rows {
+		if i == limit {
+			page.Next = strconv.FormatInt(rows[i-1].Key, 36)
+			break
+		}
+		page.Connections = append(page.Connections, connectionOut(row))
+	}
+	writeJSON(w, http.StatusOK, page)
+	return nil
+}
+
+// connectionOut is a row as the API shows it.
+func connectionOut(c store.Connection) sdk.Connection {
+	out := sdk.Connection{
+		ID: c.ID, Workspace: c.Workspace.Name, Owner: c.Workspace.Owner.Name, User: c.User.Name,
+		Type: c.Type.String(), App: c.App, ConnectType: c.ConnectType.String(), Status: c.Status.String(),
+		ConnectedAt: c.ConnectedAt, Path: c.Path.String(), IP: c.IP, ClientVersion: c.ClientVersion,
+		BytesSent: c.BytesSent, BytesReceived: c.BytesReceived, Provisional: c.Provisional, Revision: c.Revision,
+		ObservedConnectedAt: timeOrNil(c.ObservedAt),
+	}
+	if c.Status == store.StatusClosed {
+		reason, expected, initiator, detail := c.Ending.Reason.String(), c.Ending.Expected(), c.Ending.Initiator.String(), c.Ending.Detail
+		out.DisconnectedAt, out.ObservedDisconnectedAt = timeOrNil(c.DisconnectedAt), timeOrNil(c.EndObservedAt)
+		out.Reason, out.Expected, out.Initiator, out.Detail = &reason, &expected, &initiator, &detail
+		out.ExitCode = c.ExitCode
+	}
+	return out
+}
+
+func timeOrNil(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return &t
+}
+
+// filters reads each parameter of a query for connections.
+var filters = map[string]func(f *store.ConnFilter, value string) error{
+	"workspace": func(f *store.ConnFilter, v string) error { return setWorkspace(f, v) },
+	"user":      func(f *store.ConnFilter, v string) error { return setName(&f.UserName, "user", v) },
+	"app":       func(f *store.ConnFilter, v string) error { f.App = v; return nil },
+	"type": func(f *store.ConnFilter, v string) (err error) {
+		t, err := store.ParseConnType(v)
+		f.Type = &t
+		return err
+	},
+	"connect_type": func(f *store.ConnFilter, v string) (err error) {
+		f.ConnectType, err = disconnect.ParseConnectType(v)
+		return err
+	},
+	"reason": func(f *store.ConnFilter, v string) error {
+		reason, err := disconnect.ParseReason(v)
+		f.Reason = &reason
+		return err
+	},
+	"initiator": func(f *store.ConnFilter, v string) error {
+		initiator, err := disconnect.ParseInitiator(v)
+		f.Initiator = &initiator
+		return err
+	},
+	"expected": func(f *store.ConnFilter, v string) error {
+		if v != "true" && v != "false" {
+			return invalid("expected is true or false")
+		}
+		yes := v == "true"
+		f.Expected = &yes
+		return nil
+	},
+	"status": func(f *store.ConnFilter, v string) (err error) {
+		f.Status, err = store.ParseConnStatus(v)
+		return err
+	},
+	"id":    setIDPrefix,
+	"since": func(f *store.ConnFilter, v string) error { return setTime(&f.Since, "since", v) },
+	"until": func(f *store.ConnFilter, v string) error { return setTime(&f.Until, "until", v) },
+	"limit": func(f *store.ConnFilter, v string) (err error) {
+		f.Limit, err = strconv.Atoi(v)
+		if err != nil || f.Limit < 1 || f.Limit > sdk.MaxConnectionPage {
+			return invalid("limit is a number from 1 to " + strconv.Itoa(sdk.MaxConnectionPage))
+		}
+		return nil
+	},
+	"cursor": func(f *store.ConnFilter, v string) (err error) {
+		f.Before, err = strconv.ParseInt(v, 36, 64)
+		if err != nil || f.Before <= 0 {
+			return invalid("the cursor is not one that this server gave")
+		}
+		return nil
+	},
+}
+
+// connFilter reads a query. What it does not know it refuses: a filter that is
+// misspelt would show what was not asked for.
+func connFilter(query url.Values) (store.ConnFilter, error) {
+	f := store.ConnFilter{Limit: defaultPage}
+	for name, values := range query {
+		set := filters[name]
+		if set == nil {
+			return f, invalid("there is no filter " + strconv.Quote(disconnect.Scrub(name)))
+		}
+		if len(values) != 1 {
+			return f, invalid("the filter " + name + " is given more than once")
+		}
+		if err := set(&f, values[0]); err != nil {
+			return f, invalid(disconnect.Scrub(err.Error()))
+		}
+	}
+	return f, nil
+}
+
+func setWorkspace(f *store.ConnFilter, v string) error {
+	owner, name, ok := strings.Cut(v, "/")
+	if !ok {
+		owner, name = "", v
+	}
+	if owner != "" {
+		if err := setName(&f.OwnerName, "workspace", owner); err != nil {
+			return err
+		}
+	}
+	return setName(&f.WorkspaceName, "workspace", name)
+}
+
+func setName(to *string, what, v string) error {
+	if !sdk.ValidName(v) {
+		return invalid("the " + what + " is not a name: " + sdk.NameRule)
+	}
+	*to = v
+	return nil
+}
+
+func setTime(to *time.Time, what, v string) (err error) {
+	if *to, err = time.Parse(time.RFC3339Nano, v); err != nil {
+		return invalid(what + " is a time as in 2026-11-23T14:02:00Z")
+	}
+	return nil
+}
+
+var idForm = regexp.MustCompile(`^[0-9a-f-]{4,36}$`)
+
+func setIDPrefix(f *store.ConnFilter, v string) error {
+	if !idForm.MatchString(v) {
+		return invalid("a connection's id begins with at least 4 of 0-9, a-f and -")
+	}
+	f.IDPrefix = v
+	return nil
+}
