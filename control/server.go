@@ -75,7 +75,9 @@ func (s *Server) Accept(w http.ResponseWriter, r *http.Request, id Identity) (*L
 		http.Error(w, "the server is stopping", http.StatusServiceUnavailable)
 		return nil, fmt.Errorf("accept control link: %w", ErrServerClosed)
 	}
-	conn, err := wsconn.Accept(w, r, wsconn.AcceptOptions{Subprotocols: []string{Subprotocol}})
+	conn, err := wsconn.Accept(w, r, wsconn.AcceptOptions{
+		Subprotocols: []string{Subprotocol}, ReadBuffer: idleBuffer, WriteBuffer: idleBuffer,
+	})
 	if err != nil {
 		return nil, fmt.Errorf("accept control link: %w", err)
 	}

@@ -23,6 +23,9 @@ const (
 	// writeBuffer is gRPC's write buffer in bytes, shared when idle. gRPC reads
 	// without a buffer: the WebSocket has one.
 	writeBuffer = 4096
+	// idleBuffer is the size of each of the WebSocket's buffers at the accepting side,
+	// in bytes: links are many, and what they mostly carry is heartbeats.
+	idleBuffer = 512
 	// window is the flow-control window of a stream and of a link, in bytes. It is
 	// static, for gRPC measures bandwidth with pings of its own otherwise.
 	window = 64 << 10

@@ -166,9 +166,8 @@ func (s *Server) getControl(w http.ResponseWriter, r *http.Request, p auth.Princ
 	remote := r.RemoteAddr
 	bearer := r.Header.Get("Authorization")
 	go func() { // Close waits for it by done
-		defer done()
 		s.confirm(link, bearer)
-		s.attend(link, p, remote, started)
+		s.attend(link, p, remote, started, done)
 	}()
 	return nil
 }
@@ -192,36 +191,43 @@ func (s *Server) confirm(link *control.Link, bearer string) {
 	_ = link.Close(disconnect.Goodbye{Reason: refused.reason, Initiator: disconnect.Server, Detail: refused.message}) // keeps the first cause
 }
 
-// attend sees a link through its life.
-func (s *Server) attend(link *control.Link, p auth.Principal, remote string, started time.Time) {
+// attend sees a link through its life, and calls done when that is over, which may be
+// after attend has returned.
+func (s *Server) attend(link *control.Link, p auth.Principal, remote string, started time.Time, done func()) {
 	isAgent := p.Kind == auth.KindAgent
 	attrs := []slog.Attr{
 		slog.String("user", p.UserName),
 		slog.String("instance", disconnect.Scrub(link.PeerInstance())),
 		slog.String("remote_addr", remote),
 	}
-	if isAgent {
-		attrs = append(attrs, slog.String("workspace", p.WorkspaceName), slog.String("workspace_id", p.WorkspaceID))
-	}
 	msg, leg := "client control link", disconnect.ClientToServer
 	if isAgent {
+		attrs = append(attrs, slog.String("workspace", p.WorkspaceName), slog.String("workspace_id", p.WorkspaceID))
 		msg, leg = "agent control link", disconnect.ServerToAgent
 	}
 	ctx := context.Background()
 	row := s.logLink(ctx, link, p, remote, started)
 	s.logger.LogAttrs(ctx, slog.LevelInfo, msg+" opened", attrs...)
+	over := func() {
+		defer done()
+		ending := link.Ending().On(leg)
+		s.meters.set.Ended(ending)
+		if err := row.Ended(ctx, s.opts.Now(), ending); err != nil {
+			s.logger.ErrorContext(ctx, "cannot record the end of a control link", "connection_id", row.ID(), "error", err)
+		}
+		if isAgent {
+			s.presence.ended(p.WorkspaceID, link, ending)
+		}
+		attrs = append(attrs, slog.Duration("duration", time.Since(started).Round(time.Millisecond)))
+		ending.Log(ctx, s.logger, msg+" ended", attrs...)
+	}
+	if p.ExpiresAt.IsZero() {
+		context.AfterFunc(link.Context(), over) // no goroutine for each idle agent
+		return
+	}
 	s.untilExpired(link, p)
 	<-link.Done()
-	ending := link.Ending().On(leg)
-	s.meters.set.Ended(ending)
-	if err := row.Ended(ctx, s.opts.Now(), ending); err != nil {
-		s.logger.ErrorContext(ctx, "cannot record the end of a control link", "connection_id", row.ID(), "error", err)
-	}
-	if isAgent {
-		s.presence.ended(p.WorkspaceID, link, ending)
-	}
-	attrs = append(attrs, slog.Duration("duration", time.Since(started).Round(time.Millisecond)))
-	ending.Log(ctx, s.logger, msg+" ended", attrs...)
+	over()
 }
 
 // logLink opens the link's row in the connection log.
@@ -253,9 +259,6 @@ func hostOf(remote string) string {
 // untilExpired returns when a link has ended, or else ends what its token began once
 // that has expired.
 func (s *Server) untilExpired(link *control.Link, p auth.Principal) {
-	if p.ExpiresAt.IsZero() {
-		return
-	}
 	timer := time.NewTimer(p.ExpiresAt.Sub(s.opts.Now()))
 	defer timer.Stop()
 	select {

@@ -36,6 +36,7 @@ func (s *Server) newMeters() *meters {
 		})
 	}
 	m.set.Gauge("relay_connections", "Relay connections that are open.", nil, func() float64 { return float64(m.relayConns.Load()) })
+	m.set.Gauge("relay_nodes", "Nodes that have shown their key on a relay connection.", nil, func() float64 { return float64(s.relay.Nodes()) })
 	m.relayEnded = m.set.Endings("relay_disconnects_total", "Relay connections that ended, by the words of docs/disconnects.md.")
 	m.refused = m.set.Counters("refused_requests_total", "Requests that were refused, by the reason of docs/disconnects.md.", "reason")
 	m.set.Counter("silent_connections_total", "TCP connections that ended without one whole request.", func() float64 {

@@ -2,6 +2,8 @@ package wsconn
 
 import (
 	"bufio"
+	"bytes"
+	"cmp"
 	"fmt"
 	"net"
 	"net/http"
@@ -18,11 +20,13 @@ type AcceptOptions struct {
 	// Subprotocols are those that this end speaks, best first. A client that offers
 	// none of them is refused. Empty: none is negotiated.
 	Subprotocols []string
+	// ReadBuffer and WriteBuffer are bytes that the connection holds for all of its
+	// life; what is larger passes them by, at the price of another system call. 0: 4096.
+	ReadBuffer, WriteBuffer int
 }
 
-// writeBuffer is the size of the accepting side's write buffer in bytes; larger
-// writes pass it by.
-const writeBuffer = 4096
+// defaultBuffer is the size of a buffer unless the options say otherwise, in bytes.
+const defaultBuffer = 4096
 
 // Accept upgrades an HTTP request. On failure it has answered the request already,
 // with the header [HTTPReason]: 426 and version_mismatch if there is no common
@@ -35,7 +39,7 @@ func Accept(w http.ResponseWriter, r *http.Request, opts AcceptOptions) (*Conn, 
 		return nil, fmt.Errorf("accept websocket: %w: offered %q", ErrSubprotocol,
 			disconnect.Scrub(strings.Join(r.Header.Values(subprotocolHeader), ",")))
 	}
-	up := &upgrade{ResponseWriter: w, rec: new(record)}
+	up := &upgrade{ResponseWriter: w, rec: new(record), readBuffer: opts.ReadBuffer, writeBuffer: opts.WriteBuffer}
 	ws, err := websocket.Accept(up, r, &websocket.AcceptOptions{Subprotocols: opts.Subprotocols})
 	if err != nil {
 		return nil, fmt.Errorf("accept websocket: %w", err)
@@ -65,6 +69,8 @@ type upgrade struct {
 	rec  *record
 	raw  *raw
 	conn net.Conn
+
+	readBuffer, writeBuffer int // bytes; 0: defaultBuffer
 }
 
 // WriteHeader implements http.ResponseWriter.
@@ -81,7 +87,8 @@ func (u *upgrade) WriteHeader(status int) {
 }
 
 // Hijack implements http.Hijacker. The writer that net/http hands out writes past
-// the connection it hands out, so it is replaced.
+// the connection it hands out, and both of its buffers are larger than most peers
+// need, so they are replaced.
 func (u *upgrade) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	conn, brw, err := http.NewResponseController(u.ResponseWriter).Hijack()
 	if err != nil {
@@ -90,7 +97,19 @@ func (u *upgrade) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	u.conn = conn
 	u.raw = &raw{rwc: conn, rec: u.rec}
 	recorded := recordedConn{Conn: conn, raw: u.raw}
-	return recorded, bufio.NewReadWriter(brw.Reader, bufio.NewWriterSize(u.raw, writeBuffer)), nil
+	reader := rebuffered(brw.Reader, cmp.Or(u.readBuffer, defaultBuffer))
+	writer := bufio.NewWriterSize(u.raw, cmp.Or(u.writeBuffer, defaultBuffer))
+	return recorded, bufio.NewReadWriter(reader, writer), nil
+}
+
+// rebuffered returns a reader with a buffer of that size, or what it takes, that holds
+// what r holds: the beginning of what the peer sent. The library reads the rest from
+// the connection.
+func rebuffered(r *bufio.Reader, size int) *bufio.Reader {
+	early, _ := r.Peek(r.Buffered()) // is there
+	held := bufio.NewReaderSize(bytes.NewReader(bytes.Clone(early)), max(size, len(early)))
+	_, _ = held.Peek(len(early)) // takes it into the buffer
+	return held
 }
 
 // recordedConn is a net.Conn whose traffic passes through raw.

@@ -248,7 +248,7 @@ func TestPresenceTellsHowTheLinkEnded(t *testing.T) {
 		agent.link.mu.Lock()
 		agent.link.ending = ending
 		agent.link.mu.Unlock()
-		close(agent.link.done)
+		agent.link.cut()
 
 		p := client.presence()
 		require.False(t, p.GetOnline(), name)
@@ -280,7 +280,7 @@ func TestServerShutdownIsNoNewsOfAgents(t *testing.T) {
 	w.tunnel(client, agent, "dev")
 	ctx := testutil.Context(t, 5*time.Second)
 	require.NoError(t, w.Close(ctx))
-	close(agent.link.done)
+	agent.link.cut()
 	for _, p := range []*peer{client, agent} {
 		select {
 		case m := <-p.pipe.fromServer:

@@ -31,15 +31,17 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type link struct {
 	id       control.Identity
 	instance string
-	done     chan struct{}
+	ctx      context.Context
+	cut      context.CancelFunc // ends the link
 
 	mu     sync.Mutex // guards ending
 	ending control.Ending
 }
 
-func (l *link) Peer() control.Identity { return l.id }
-func (l *link) PeerInstance() string   { return l.instance }
-func (l *link) Done() <-chan struct{}  { return l.done }
+func (l *link) Peer() control.Identity   { return l.id }
+func (l *link) PeerInstance() string     { return l.instance }
+func (l *link) Done() <-chan struct{}    { return l.ctx.Done() }
+func (l *link) Context() context.Context { return l.ctx }
 func (l *link) Ending() control.Ending {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -47,12 +49,18 @@ func (l *link) Ending() control.Ending {
 }
 
 func agentLink(workspace, instance string) *link {
-	return &link{id: control.Identity{Kind: control.AgentPeer, ID: workspace}, instance: instance, done: make(chan struct{})}
+	return newLink(control.Identity{Kind: control.AgentPeer, ID: workspace}, instance)
 }
 
 func clientLink(user string) *link {
 	id := control.Identity{Kind: control.ClientPeer, ID: user, Principal: user + "-name", TokenID: "token of " + user}
-	return &link{id: id, instance: "client-" + user, done: make(chan struct{})}
+	return newLink(id, "client-"+user)
+}
+
+func newLink(id control.Identity, instance string) *link {
+	l := &link{id: id, instance: instance}
+	l.ctx, l.cut = context.WithCancel(context.Background())
+	return l
 }
 
 // pipe is a Coordinate stream without a network: it works inside a synctest bubble,
@@ -256,7 +264,7 @@ func (p *peer) cut(ending control.Ending) {
 	p.link.ending = ending
 	p.link.mu.Unlock()
 	p.pipe.cancel()
-	close(p.link.done)
+	p.link.cut()
 }
 
 func (p *peer) send(m *proto.CoordinateRequest) {

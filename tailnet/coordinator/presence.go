@@ -1,6 +1,7 @@
 package coordinator
 
 import (
+	"context"
 	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -51,7 +52,8 @@ func (c *Coordinator) agentAdmittedLocked(s *session) {
 		c.tellPresenceLocked(rec)
 	}
 	if !watched {
-		c.work.Go(func() { c.watchLink(s.id.ID, s.link) })
+		workspace, link := s.id.ID, s.link
+		context.AfterFunc(link.Context(), func() { c.linkEnded(workspace, link) })
 	}
 }
 
@@ -69,14 +71,9 @@ func (c *Coordinator) dropOldKeyLocked(key proto.NodeKey, workspace string) {
 	}
 }
 
-// watchLink waits for the end of an agent's control link. The link tells how it
-// ended; a stream's error could not.
-func (c *Coordinator) watchLink(workspace string, link caller) {
-	select {
-	case <-link.Done():
-	case <-c.ctx.Done():
-		return
-	}
+// linkEnded is called when an agent's control link has ended. The link tells how; a
+// stream's error could not.
+func (c *Coordinator) linkEnded(workspace string, link caller) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if rec := c.agents[workspace]; rec != nil && rec.link == link && !c.closed {

@@ -24,6 +24,7 @@ type caller interface {
 	Peer() control.Identity
 	PeerInstance() string
 	Done() <-chan struct{}
+	Context() context.Context // ends with the link
 	Ending() control.Ending
 }
 
@@ -137,16 +138,21 @@ func (c *Coordinator) coordinate(stream proto.TailnetService_CoordinateServer, l
 	c.mu.Unlock()
 	go func() {
 		defer c.work.Done()
-		s.sendLoop()
+		if !s.prove() {
+			s.logEnding()
+			return
+		}
+		// A goroutine keeps the stack that its deepest call has needed, and the proof's
+		// is deep: an idle stream waits on one that has not made it.
+		c.work.Go(func() {
+			s.receive()
+			s.logEnding()
+		})
 	}()
-	go func() {
-		defer c.work.Done()
-		s.receive()
-		s.logEnding()
-	}()
-	<-s.ctx.Done()
+	s.sendUntilEnded()
 	c.sessionEnded(s)
 	defer c.doneAsking(s.id)
+	c.work.Done()
 	var end *streamEnd
 	if errors.As(context.Cause(s.ctx), &end) {
 		return end.status()
@@ -161,27 +167,42 @@ func (s *session) send(t topic, msg *proto.CoordinateResponse) {
 	}
 }
 
-func (s *session) sendLoop() {
+// sendUntilEnded sends what is queued until the stream has ended. A node that does not
+// read can hold up a Send until the stream returns, so that it is not done here; and
+// while there is nothing to send no goroutine waits for it.
+func (s *session) sendUntilEnded() {
+	sent := make(chan struct{})
+	wake := s.out.wake // nil while a goroutine sends
 	for {
 		select {
 		case <-s.ctx.Done():
 			return
-		case <-s.out.wake:
-		}
-		for msg := s.out.next(s.c.now()); msg != nil; msg = s.out.next(s.c.now()) {
-			if err := s.stream.Send(msg); err != nil {
-				s.end(&streamLost{err})
-				return
-			}
+		case <-wake:
+			wake = nil
+			s.c.work.Go(func() {
+				s.sendQueued()
+				select {
+				case sent <- struct{}{}:
+				case <-s.ctx.Done():
+				}
+			})
+		case <-sent:
+			wake = s.out.wake
 		}
 	}
 }
 
-// receive proves the node and handles its messages until the stream ends.
-func (s *session) receive() {
-	if !s.prove() {
-		return
+func (s *session) sendQueued() {
+	for msg := s.out.next(s.c.now()); msg != nil; msg = s.out.next(s.c.now()) {
+		if err := s.stream.Send(msg); err != nil {
+			s.end(&streamLost{err})
+			return
+		}
 	}
+}
+
+// receive handles the messages of an admitted node until the stream ends.
+func (s *session) receive() {
 	for {
 		req, err := s.stream.Recv()
 		if err != nil {

@@ -61,9 +61,14 @@ type conn struct {
 	word string     // what the DERP server said when it gave up on the connection
 }
 
-// buffers wraps the connection as the DERP server wants it.
+// headBuffer holds the head of a frame, in bytes. Packets pass it by, into memory that
+// the DERP server makes for each; the WebSocket below reads ahead.
+const headBuffer = 128
+
+// buffers wraps the connection as the DERP server wants it. It lets go of the writer
+// whenever that is empty.
 func (c *conn) buffers() *bufio.ReadWriter {
-	return bufio.NewReadWriter(bufio.NewReader(c), bufio.NewWriter(c))
+	return bufio.NewReadWriter(bufio.NewReaderSize(c, headBuffer), bufio.NewWriter(c))
 }
 
 // Read implements derp.Conn. The DERP server gets nothing of a node that is not the

@@ -38,6 +38,11 @@ const (
 	writeTimeout = 5 * time.Second
 	// expiryInterval is how often the relay looks whose admission is over.
 	expiryInterval = time.Second
+	// turns is how many parts the nodes are asked in.
+	turns = 10
+	// socketBuffer is the size of each of a WebSocket's buffers in bytes: one packet
+	// of a node with its head.
+	socketBuffer = 2048
 	// maxToken bounds the Authorization header's token, in bytes.
 	maxToken = 1024
 )
@@ -188,7 +193,9 @@ func (r *Relay) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		r.cfg.Refuse(w, req, status, reason, message)
 		return
 	}
-	ws, err := wsconn.Accept(w, req, wsconn.AcceptOptions{Subprotocols: []string{Subprotocol}})
+	ws, err := wsconn.Accept(w, req, wsconn.AcceptOptions{
+		Subprotocols: []string{Subprotocol}, ReadBuffer: socketBuffer, WriteBuffer: socketBuffer,
+	})
 	if err != nil {
 		// Accept has answered the request.
 		r.cfg.Logger.Debug("relay upgrade failed", "remote_addr", req.RemoteAddr, "error", err)
@@ -394,6 +401,13 @@ func (r *Relay) Extend(node proto.NodeKey, expires time.Time) {
 	}
 }
 
+// Nodes returns how many nodes have a connection on which they have shown their key.
+func (r *Relay) Nodes() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.proven)
+}
+
 // Close says g to every node, closes the connections and waits for everything that
 // the relay started. When ctx ends, it waits for no node's answer any more. New
 // connections are refused from the beginning. Only the first call's g counts.
@@ -446,17 +460,20 @@ func (r *Relay) open() []*conn {
 }
 
 // keep asks the nodes for life signs until Close, and cuts those that give none: the
-// kernel alone would hold a dead connection for a quarter of an hour.
+// kernel alone would hold a dead connection for a quarter of an hour. Each tick is a
+// part of the nodes' turn, for each question needs a goroutine until it is answered.
 func (r *Relay) keep() {
-	tick := time.NewTicker(r.cfg.PingInterval)
+	tick := time.NewTicker(r.cfg.PingInterval / turns)
 	defer tick.Stop()
-	for {
+	for turn := uint64(0); ; turn++ {
 		select {
 		case <-r.done:
 			return
 		case now := <-tick.C:
 			for _, c := range r.open() {
-				r.check(c, now)
+				if c.id%turns == turn%turns {
+					r.check(c, now)
+				}
 			}
 		}
 	}

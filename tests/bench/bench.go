@@ -22,6 +22,14 @@ type bench struct {
 	streams int
 	bytes   int64
 
+	agents   int
+	settle   time.Duration
+	profiles string
+	sections map[string]bool // nil: all
+
+	t     *run
+	lab   *lab
+	fleet *fleet // nil: not started
 	peers []peer
 }
 
@@ -38,21 +46,40 @@ func (b *bench) run(t *run) (err error) {
 	if site.Binary, err = filepath.Abs(b.binary); err != nil {
 		return err
 	}
-	lab, err := startLab(t)
-	if err != nil {
+	b.t = t
+	if b.lab, err = startLab(t); err != nil {
 		return err
 	}
-	b.peers = lab.peers()
+	b.peers = b.lab.peers()
 	fmt.Printf("One run of `make bench`, %s. Ratios are to OpenSSH in the same run.\n\n", machine())
-	return errors.Join(
-		b.reportSize(lab), // while the agent is idle
-		b.reportCold(),
-		b.reportFirstByte(),
-		b.reportEcho(),
-		b.reportBulk(),
-		b.reportRaw(),
-	)
+	for _, s := range sections {
+		if b.sections != nil && !b.sections[s.name] {
+			continue
+		}
+		begin := time.Now()
+		err = errors.Join(err, s.report(b))
+		progress("section %s took %v", s.name, time.Since(begin).Round(time.Second))
+	}
+	return err
 }
+
+// sections are what is measured, in this order.
+var sections = []struct {
+	name   string
+	report func(*bench) error
+}{
+	{"size", (*bench).reportSize}, // while the agent is idle
+	{"cold", (*bench).reportCold},
+	{"first", (*bench).reportFirstByte},
+	{"echo", (*bench).reportEcho},
+	{"bulk", (*bench).reportBulk},
+	{"raw", (*bench).reportRaw},
+	{"memory", (*bench).reportMemory},
+	{"restart", (*bench).reportRestarts},
+}
+
+// progress tells the person who waits.
+func progress(format string, args ...any) { fmt.Fprintf(os.Stderr, "bench: "+format+"\n", args...) }
 
 // reportCold times a whole `ssh HOST true` from process start to exit.
 func (b *bench) reportCold() error {
@@ -167,30 +194,38 @@ func throughput(cmd *exec.Cmd, want int64) (float64, error) {
 const idle = 5 * time.Second
 
 // reportSize reads what an idle agent occupies, and the binary's size.
-func (b *bench) reportSize(lab *lab) error {
+func (b *bench) reportSize() error {
 	time.Sleep(idle)
 	info, err := os.Stat(b.binary)
 	if err != nil {
 		return err
 	}
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", lab.Agent.Cmd.Process.Pid))
-	if err != nil {
-		return err
-	}
 	fmt.Printf("| size | |\n|---|---|\n| binary | %.1f MB |\n", float64(info.Size())/1e6)
 	for _, key := range []string{"RssAnon", "VmRSS"} {
-		for line := range strings.SplitSeq(string(status), "\n") {
-			if value, ok := strings.CutPrefix(line, key+":"); ok {
-				var kilobytes float64
-				if _, err := fmt.Sscan(strings.TrimSpace(value), &kilobytes); err != nil {
-					return err
-				}
-				fmt.Printf("| idle agent %s | %.1f MB |\n", key, kilobytes*1024/1e6)
-			}
+		size, err := occupied(b.lab.Agent.Cmd.Process.Pid, key)
+		if err != nil {
+			return err
 		}
+		fmt.Printf("| idle agent %s | %.1f MB |\n", key, size/1e6)
 	}
 	fmt.Println()
 	return nil
+}
+
+// occupied reads a size, in bytes, from what the kernel tells of a process.
+func occupied(pid int, key string) (float64, error) {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.SplitSeq(string(status), "\n") {
+		if value, ok := strings.CutPrefix(line, key+":"); ok {
+			var kilobytes float64
+			_, err := fmt.Sscan(strings.TrimSpace(value), &kilobytes)
+			return kilobytes * 1024, err
+		}
+	}
+	return 0, fmt.Errorf("the kernel tells no %s of process %d", key, pid)
 }
 
 // interleave takes n samples of each peer in turns, and prints them.
