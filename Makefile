@@ -59,6 +59,18 @@ vet:
 	if [ -n "$$bad" ]; then echo "Not formatted, run gofmt -w on:"; echo "$$bad"; exit 1; fi
 	$(GO) vet -tags $(TAGS) ./...
 
+# What people and workspaces run. Everything is compiled, nothing linked. It is no part of
+# "make check": the first time takes two minutes of CPU for each platform, most for SQLite.
+PLATFORMS ?= linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64 windows/arm64
+
+.PHONY: cross
+cross: ## see that it builds for every platform
+	@set -e; for platform in $(PLATFORMS); do \
+		CGO_ENABLED=0 GOOS=$${platform%/*} GOARCH=$${platform#*/} $(BUILD) ./cli || \
+			{ echo "cross: it does not build for $$platform"; exit 1; }; \
+	done
+	@echo "cross: builds for $(PLATFORMS)"
+
 .PHONY: staticcheck
 staticcheck: $(TOOLS)/.installed
 	$(TOOLS)/staticcheck -tags $(TAGS) ./...

@@ -58,6 +58,7 @@ var floors = []struct {
 	}},
 	{1, []string{
 		"disconnect/wire",
+		"sshend",
 		"metrics",
 		"wsconn",
 		"sdk",

@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"syscall"
 
 	"golang.org/x/crypto/ssh"
 
@@ -18,7 +17,7 @@ import (
 
 // Files of an agent's state directory.
 const (
-	lockFile    = "lock"
+	lockName    = "lock"
 	hostKeyFile = "ssh_host_ed25519_key"
 	nodeKeyFile = "node_key"
 )
@@ -61,11 +60,11 @@ func (s *state) close() error {
 }
 
 func lockDir(dir string) (*os.File, error) {
-	f, err := os.OpenFile(filepath.Join(dir, lockFile), os.O_CREATE|os.O_RDWR, 0o600)
+	f, err := os.OpenFile(filepath.Join(dir, lockName), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open agent state: the directory %s is not writable; choose another with --state-dir: %w", dir, err)
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+	if err := lockFile(f); err != nil {
 		_ = f.Close()
 		return nil, fmt.Errorf("open agent state: another agent uses the directory %s; stop it or choose another with --state-dir", dir)
 	}

@@ -75,7 +75,7 @@ func private(path string, want fs.FileMode) error {
 	if err != nil {
 		return fmt.Errorf("read logins: %w", err)
 	}
-	if mode := info.Mode().Perm(); mode&0o077 != 0 {
+	if mode := info.Mode().Perm(); modesCount && mode&0o077 != 0 {
 		return fmt.Errorf("read logins: %s has mode %04o and others could read your login; run: chmod %o %s", path, mode, want, path)
 	}
 	return nil

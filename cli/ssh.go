@@ -215,7 +215,7 @@ func (c *sshCommand) terminal(in terminal, opts *client.SessionOptions) (restore
 // followSize sends the terminal's size whenever it changes.
 func followSize(t terminal) (sizes <-chan client.Size, stop func()) {
 	changed := make(chan os.Signal, 1)
-	signal.Notify(changed, syscall.SIGWINCH)
+	notify(changed, resizeSignals)
 	out := make(chan client.Size, 1)
 	quit, done := make(chan struct{}), make(chan struct{})
 	go func() {
@@ -265,11 +265,17 @@ func (c *sshCommand) leaveOnSignal(cancel context.CancelFunc) (stop func()) {
 	}
 }
 
-// passedSignals are those that go to the remote process. The ones that ask this
-// program to stop do not: they mean that the user leaves.
+// notify is [signal.Notify], but none means none.
+func notify(c chan<- os.Signal, signals []os.Signal) {
+	if len(signals) > 0 {
+		signal.Notify(c, signals...)
+	}
+}
+
+// passedSignals are those that go to the remote process.
 func passedSignals() (<-chan os.Signal, func()) {
 	signals := make(chan os.Signal, 4)
-	signal.Notify(signals, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGQUIT)
+	notify(signals, remoteSignals)
 	return signals, func() { signal.Stop(signals) }
 }
 

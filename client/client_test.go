@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"syscall"
 	"testing"
 	"time"
 
@@ -15,6 +14,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"fairlead.dev/fairlead/disconnect"
+	"fairlead.dev/fairlead/sshend"
 	"fairlead.dev/fairlead/tailnet"
 	"fairlead.dev/fairlead/tailnet/proto"
 )
@@ -82,61 +82,22 @@ func TestEveryContactFailureIsOneSentence(t *testing.T) {
 	}
 }
 
-func TestSignalNames(t *testing.T) {
-	for name, number := range signals {
-		require.Equal(t, name, signalName(number))
-		require.Equal(t, int(number), signalNumber(name))
-	}
-	require.Empty(t, signalName(syscall.SIGWINCH))
-	require.Zero(t, signalNumber("WINCH"))
-}
-
-func TestSSHDisconnectCodes(t *testing.T) {
-	text := func(code string) error { return &textError{"ssh: disconnect, reason " + code + ": \"x\x1b\""} }
-	for code, want := range map[string]struct {
-		reason disconnect.Reason
-		by     disconnect.Initiator
-	}{
-		"1": {disconnect.AuthFailed, disconnect.Agent}, "2": {disconnect.ProtocolError, disconnect.Client},
-		"3": {disconnect.VersionMismatch, disconnect.Agent}, "5": {disconnect.ProtocolError, disconnect.Client},
-		"7": {disconnect.ResourceExhausted, disconnect.Agent}, "10": {disconnect.NetworkError, disconnect.Network},
-		"11": {disconnect.ServerShutdown, disconnect.Agent}, "12": {disconnect.LimitExceeded, disconnect.Agent},
-		"99": {disconnect.ProtocolError, disconnect.Client},
-	} {
-		a, ok := sshDisconnect(text(code))
-		require.True(t, ok)
-		require.Equal(t, want.reason, a.Reason, code)
-		require.Equal(t, want.by, a.Initiator, code)
-		require.NotContains(t, a.Detail, "\x1b")
-	}
-	_, ok := sshDisconnect(text("x"))
-	require.False(t, ok)
-	_, ok = sshDisconnect(&textError{"EOF"})
-	require.False(t, ok)
-	_, ok = sshDisconnect(nil)
-	require.False(t, ok)
-}
-
-type textError struct{ text string }
-
-func (e *textError) Error() string { return e.text }
-
 func TestParseDisconnectRequest(t *testing.T) {
 	payload := ssh.Marshal(struct {
 		Reason, Initiator uint32
 		Detail            string
 	}{20, 2, "bye\x1b[2J"})
-	a, ok := parseDisconnect(&ssh.Request{Type: disconnectRequest, Payload: payload})
+	a, ok := parseDisconnect(&ssh.Request{Type: sshend.Request, Payload: payload})
 	require.True(t, ok)
 	require.Equal(t, disconnect.ServerShutdown, a.Reason)
 	require.Equal(t, disconnect.Agent, a.Initiator)
 	require.Equal(t, disconnect.AgentToClient, a.ConnectType)
 	require.NotContains(t, a.Detail, "\x1b")
 	payload[7] = 1 // the client
-	a, ok = parseDisconnect(&ssh.Request{Type: disconnectRequest, Payload: payload})
+	a, ok = parseDisconnect(&ssh.Request{Type: sshend.Request, Payload: payload})
 	require.True(t, ok)
 	require.Equal(t, disconnect.Agent, a.Initiator, "who says it is who ends it")
-	_, ok = parseDisconnect(&ssh.Request{Type: disconnectRequest, Payload: payload[:5]})
+	_, ok = parseDisconnect(&ssh.Request{Type: sshend.Request, Payload: payload[:5]})
 	require.False(t, ok)
 	_, ok = parseDisconnect(&ssh.Request{Type: "keepalive@openssh.com"})
 	require.False(t, ok)

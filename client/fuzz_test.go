@@ -7,11 +7,12 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"fairlead.dev/fairlead/disconnect"
+	"fairlead.dev/fairlead/sshend"
 )
 
 // FuzzAgentRequest: an agent's last words blame only who they may, in clean text.
 func FuzzAgentRequest(f *testing.F) {
-	f.Add(disconnectRequest, ssh.Marshal(struct {
+	f.Add(sshend.Request, ssh.Marshal(struct {
 		Reason, Initiator uint32
 		Detail            string
 	}{20, 2, "bye\x1b[2J"}))

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"fairlead.dev/fairlead/disconnect"
+	"fairlead.dev/fairlead/sshend"
 )
 
 const (
@@ -313,7 +314,7 @@ func (s *session) control() {
 				signals = nil
 				continue
 			}
-			if name := signalName(signal); name != "" {
+			if name := sshend.SignalName(signal); name != "" {
 				_, _ = s.channel.SendRequest("signal", false, ssh.Marshal(struct{ Name string }{name}))
 			}
 		}

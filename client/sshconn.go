@@ -6,23 +6,19 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"strconv"
-	"strings"
 	"sync"
 
 	"golang.org/x/crypto/ssh"
 
 	"fairlead.dev/fairlead/disconnect"
 	"fairlead.dev/fairlead/disconnect/wire"
+	"fairlead.dev/fairlead/sshend"
 )
 
 const (
 	clientVersion = "SSH-2.0-Fairlead"
 	// sshUser selects nothing: the agent knows who its peer is.
 	sshUser = "fairlead"
-	// disconnectRequest is the global request by which an agent says why it is about
-	// to close: uint32 reason, uint32 initiator, string detail.
-	disconnectRequest = "disconnect@fairlead.dev"
 )
 
 // HostKeyError says that the agent's SSH host key is not the one that the server
@@ -51,7 +47,7 @@ func (e *HostKeyError) attribution() disconnect.Attribution {
 // sshConn is one SSH connection to the agent, with what is known of its ending.
 type sshConn struct {
 	client *ssh.Client
-	raw    *recordedConn
+	raw    *sshend.Conn
 	port   uint16           // ours, by which the agent names the connection
 	told   disconnect.Latch // what the agent said over SSH before closing
 	heard  chan struct{}    // closed when told is set
@@ -63,7 +59,7 @@ type sshConn struct {
 // handshake makes nc an SSH connection to the agent with the pinned host key. It
 // owns nc from now on, and closes it when it fails.
 func handshake(ctx context.Context, nc net.Conn, workspace string, hostKey ssh.PublicKey) (*sshConn, error) {
-	c := &sshConn{raw: &recordedConn{Conn: nc}, heard: make(chan struct{}), dead: make(chan struct{})}
+	c := &sshConn{raw: sshend.NewConn(nc), heard: make(chan struct{}), dead: make(chan struct{})}
 	if ap, err := netip.ParseAddrPort(nc.LocalAddr().String()); err == nil {
 		c.port = ap.Port()
 	}
@@ -136,11 +132,8 @@ func (c *sshConn) serveRequests(requests <-chan *ssh.Request) {
 
 // parseDisconnect reads the agent's last word.
 func parseDisconnect(req *ssh.Request) (disconnect.Attribution, bool) {
-	var payload struct {
-		Reason, Initiator uint32
-		Detail            string
-	}
-	if req.Type != disconnectRequest || ssh.Unmarshal(req.Payload, &payload) != nil {
+	var payload sshend.Cause
+	if req.Type != sshend.Request || ssh.Unmarshal(req.Payload, &payload) != nil {
 		return disconnect.Attribution{}, false
 	}
 	g := wire.ToGoodbye(&wire.Goodbye{Reason: payload.Reason, Initiator: payload.Initiator, Detail: payload.Detail})
@@ -174,10 +167,10 @@ func (c *sshConn) broken() disconnect.Attribution {
 // transport says how the connection ended when nobody told: by the error that its
 // socket gave first, or else by what SSH made of the bytes.
 func (c *sshConn) transport(err error) disconnect.Attribution {
-	if a, ok := sshDisconnect(err); ok {
-		return a
+	if code, text, ok := sshend.FromError(err); ok {
+		return code.Judge(text, disconnect.Agent, disconnect.Client)
 	}
-	if raw := c.raw.first(); raw != nil {
+	if raw := c.raw.Err(); raw != nil {
 		return judge(raw)
 	}
 	a := disconnect.Attribution{ConnectType: disconnect.AgentToClient, Reason: disconnect.ProtocolError, Initiator: disconnect.Agent}
@@ -185,102 +178,4 @@ func (c *sshConn) transport(err error) disconnect.Attribution {
 		a.Detail = disconnect.Scrub(err.Error())
 	}
 	return a
-}
-
-// sshDisconnect says what an SSH disconnect message from the agent means (RFC 4253
-// section 11.1). x/crypto/ssh gives it as text only.
-func sshDisconnect(err error) (disconnect.Attribution, bool) {
-	if err == nil {
-		return disconnect.Attribution{}, false
-	}
-	_, rest, ok := strings.Cut(err.Error(), "ssh: disconnect, reason ")
-	if !ok {
-		return disconnect.Attribution{}, false
-	}
-	number, _, _ := strings.Cut(rest, ":")
-	code, perr := strconv.Atoi(number)
-	if perr != nil {
-		return disconnect.Attribution{}, false
-	}
-	a := disconnect.Attribution{
-		ConnectType: disconnect.AgentToClient,
-		Reason:      disconnect.ProtocolError,
-		Initiator:   disconnect.Client, // who complains of our bytes names us
-		Detail:      disconnect.Scrub("ssh disconnect " + rest),
-	}
-	switch code {
-	case 1, 14, 15:
-		a.Reason, a.Initiator = disconnect.AuthFailed, disconnect.Agent
-	case 3, 8:
-		a.Reason, a.Initiator = disconnect.VersionMismatch, disconnect.Agent
-	case 7:
-		a.Reason, a.Initiator = disconnect.ResourceExhausted, disconnect.Agent
-	case 10:
-		a.Reason, a.Initiator = disconnect.NetworkError, disconnect.Network
-	case 11:
-		a.Reason, a.Initiator = disconnect.ServerShutdown, disconnect.Agent
-	case 12:
-		a.Reason, a.Initiator = disconnect.LimitExceeded, disconnect.Agent
-	}
-	return a, true
-}
-
-// recordedConn remembers the first error that its reads and writes gave before it
-// was closed here.
-type recordedConn struct {
-	net.Conn
-
-	mu     sync.Mutex // guards err and closed
-	err    error
-	closed bool
-}
-
-func (c *recordedConn) record(err error) {
-	if err == nil {
-		return
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.closed {
-		return
-	}
-	// A write fails with "closed" or a broken pipe as a consequence of what the
-	// reader sees; an error that names a cause is worth more.
-	if c.err == nil || (errors.Is(c.err, net.ErrClosed) && !errors.Is(err, net.ErrClosed)) {
-		c.err = err
-	}
-}
-
-func (c *recordedConn) first() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.err
-}
-
-// Close closes the connection; what follows is only a consequence.
-func (c *recordedConn) Close() error {
-	c.mu.Lock()
-	c.closed = true
-	c.mu.Unlock()
-	return c.Conn.Close()
-}
-
-// CloseWrite ends the stream to the agent; the stream from it goes on.
-func (c *recordedConn) CloseWrite() error {
-	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
-		return half.CloseWrite()
-	}
-	return nil
-}
-
-func (c *recordedConn) Read(p []byte) (int, error) {
-	n, err := c.Conn.Read(p)
-	c.record(err)
-	return n, err
-}
-
-func (c *recordedConn) Write(p []byte) (int, error) {
-	n, err := c.Conn.Write(p)
-	c.record(err)
-	return n, err
 }

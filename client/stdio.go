@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"fairlead.dev/fairlead/disconnect"
+	"fairlead.dev/fairlead/sshend"
 )
 
 const (
@@ -48,7 +49,7 @@ func (w *Workspace) Stdio(ctx context.Context, in io.Reader, out io.Writer) Sess
 // stdio is one run of Workspace.Stdio.
 type stdio struct {
 	workspace  *Workspace
-	raw        *recordedConn
+	raw        *sshend.Conn
 	port       uint16
 	parentGone func() bool
 
@@ -66,7 +67,7 @@ func (w *Workspace) stdio(ctx context.Context, in io.Reader, out io.Writer, pare
 		return notBegun(err)
 	}
 	s := &stdio{
-		workspace: w, raw: &recordedConn{Conn: conn}, parentGone: parentGone,
+		workspace: w, raw: sshend.NewConn(conn), parentGone: parentGone,
 		input: make(chan struct{}), output: make(chan struct{}),
 	}
 	if ap, err := netip.ParseAddrPort(conn.LocalAddr().String()); err == nil {
@@ -131,7 +132,7 @@ func (s *stdio) localEnded(ctx context.Context) disconnect.Attribution {
 	_ = s.raw.CloseWrite()
 	select {
 	case <-s.output:
-		if s.raw.first() == nil || errors.Is(s.raw.first(), io.EOF) {
+		if s.raw.Err() == nil || errors.Is(s.raw.Err(), io.EOF) {
 			return s.account("the input ended")
 		}
 		return s.remoteEnded(ctx)
@@ -190,7 +191,7 @@ func (s *stdio) account(how string) disconnect.Attribution {
 
 // remoteEnded says why the agent's side ended first.
 func (s *stdio) remoteEnded(ctx context.Context) disconnect.Attribution {
-	return s.workspace.lost(ctx, s.port, func() disconnect.Attribution { return judge(s.raw.first()) }, new(disconnect.Latch))
+	return s.workspace.lost(ctx, s.port, func() disconnect.Attribution { return judge(s.raw.Err()) }, new(disconnect.Latch))
 }
 
 // agentEnded gives what is on its way a moment to arrive.

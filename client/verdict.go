@@ -10,6 +10,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"fairlead.dev/fairlead/disconnect"
+	"fairlead.dev/fairlead/sshend"
 )
 
 const (
@@ -49,7 +50,7 @@ func parseExit(req *ssh.Request) (exitStatus, bool) {
 		}
 		if ssh.Unmarshal(req.Payload, &payload) == nil {
 			name := disconnect.Scrub(payload.Signal)
-			return exitStatus{known: true, code: 128 + signalNumber(name), signal: name}, true
+			return exitStatus{known: true, code: 128 + sshend.SignalNumber(name), signal: name}, true
 		}
 	}
 	return exitStatus{}, false

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"fairlead.dev/fairlead/disconnect"
+	"fairlead.dev/fairlead/sshend"
 )
 
 // conn is one SSH connection. It ends in one of two ways: we stop it (end is set,
@@ -21,7 +22,7 @@ import (
 // ends it (end is set, then done is closed).
 type conn struct {
 	srv     *Server
-	nc      *recordingConn
+	nc      *settlingConn
 	sc      *ssh.ServerConn
 	refused bool // serve none of it: its peer has enough
 
@@ -44,7 +45,7 @@ type conn struct {
 func (c *conn) stop(a disconnect.Attribution) {
 	// A transport that has failed already is judged as that; it only still has to
 	// get through to the SSH layer.
-	if c.nc.err() == nil {
+	if c.nc.Err() == nil {
 		c.end.Set(a)
 	}
 	c.mu.Lock()
@@ -136,7 +137,7 @@ func (c *conn) drain(sc *ssh.ServerConn, channels <-chan ssh.NewChannel, request
 
 // handshakeFailed logs only for debugging: there was no session that could end.
 func (c *conn) handshakeFailed(err error) {
-	if raw := c.nc.err(); raw != nil {
+	if raw := c.nc.Err(); raw != nil {
 		c.end.Set(c.srv.cfg.Judge(raw))
 	}
 	c.end.Set(attribute(disconnect.ProtocolError, disconnect.Client, err.Error()))
@@ -231,8 +232,8 @@ func (c *conn) finish(err error) {
 // judge returns what the transport's end means, and whether that is the peer's own
 // word, our decision about it or proof rather than an inference.
 func (c *conn) judge(err error) (_ disconnect.Attribution, declared bool) {
-	if code, text, ok := disconnectCode(err); ok {
-		return judgeDisconnect(code, text), true
+	if code, text, ok := sshend.FromError(err); ok {
+		return code.Judge(text, disconnect.Client, disconnect.Agent), true
 	}
 	if a, ok := c.evidence.Get(); ok {
 		return a, true
@@ -242,7 +243,7 @@ func (c *conn) judge(err error) (_ disconnect.Attribution, declared bool) {
 			return a.On(disconnect.AgentToClient), true
 		}
 	}
-	if raw := c.nc.err(); raw != nil {
+	if raw := c.nc.Err(); raw != nil {
 		return c.srv.cfg.Judge(raw), false
 	}
 	// The transport lives, so what arrived on it was not SSH.
@@ -282,13 +283,13 @@ func (c *conn) tellsItsUser() bool {
 // tell sends the cause as a global request; the channel that it returns is closed
 // when the peer answered or cannot any more.
 func (c *conn) tell(a disconnect.Attribution) <-chan struct{} {
-	payload := ssh.Marshal(disconnectPayload{
+	payload := ssh.Marshal(sshend.Cause{
 		Reason: uint32(a.Reason), Initiator: uint32(a.Initiator), Detail: disconnect.Scrub(a.Detail),
 	})
 	told := make(chan struct{})
 	c.goroutines.Go(func() {
 		defer close(told)
-		_, _, _ = c.sc.SendRequest(DisconnectRequest, true, payload)
+		_, _, _ = c.sc.SendRequest(sshend.Request, true, payload)
 	})
 	return told
 }

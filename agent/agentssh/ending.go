@@ -3,23 +3,10 @@ package agentssh
 import (
 	"errors"
 	"strconv"
-	"strings"
 	"syscall"
 
 	"fairlead.dev/fairlead/disconnect"
 )
-
-// DisconnectRequest is the global SSH request that tells the other end why the
-// connection is about to end; x/crypto/ssh cannot send a disconnect message. Its
-// payload is uint32 reason, uint32 initiator, string detail.
-const DisconnectRequest = "disconnect@fairlead.dev"
-
-// disconnectPayload is what DisconnectRequest carries, in SSH encoding.
-type disconnectPayload struct {
-	Reason    uint32
-	Initiator uint32
-	Detail    string
-}
 
 func attribute(r disconnect.Reason, i disconnect.Initiator, detail string) disconnect.Attribution {
 	return disconnect.Attribution{
@@ -109,54 +96,4 @@ func exhausted(err error) bool {
 		}
 	}
 	return false
-}
-
-// disconnectCode reads an SSH disconnect message back from x/crypto/ssh, whose type
-// for it is not exported: `ssh: disconnect, reason 11: "disconnected by user"`.
-func disconnectCode(err error) (code uint32, text string, ok bool) {
-	if err == nil {
-		return 0, "", false
-	}
-	rest, ok := strings.CutPrefix(err.Error(), "ssh: disconnect, reason ")
-	if !ok {
-		return 0, "", false
-	}
-	number, quoted, _ := strings.Cut(rest, ": ")
-	n, perr := strconv.ParseUint(number, 10, 32)
-	if perr != nil {
-		return 0, "", false
-	}
-	if text, perr = strconv.Unquote(quoted); perr != nil {
-		text = quoted
-	}
-	return uint32(n), text, true
-}
-
-// judgeDisconnect says what a disconnect message (RFC 4253 section 11.1) from a
-// client means. A client that complains of our bytes names us.
-func judgeDisconnect(code uint32, text string) disconnect.Attribution {
-	detail := "ssh disconnect " + strconv.FormatUint(uint64(code), 10) + ": " + text
-	verdict := func(r disconnect.Reason, i disconnect.Initiator) disconnect.Attribution {
-		return attribute(r, i, detail)
-	}
-	switch code {
-	case 11, 13: // by application, authentication cancelled by user
-		return verdict(disconnect.ClientClosed, disconnect.Client)
-	case 1, 14, 15: // host not allowed, no more authentication methods, illegal user
-		return verdict(disconnect.AuthFailed, disconnect.Client)
-	case 2, 5, 6: // protocol, MAC and compression errors
-		return verdict(disconnect.ProtocolError, disconnect.Agent)
-	case 3, 8: // key exchange failed, version not supported
-		return verdict(disconnect.VersionMismatch, disconnect.Client)
-	case 7: // service not available
-		return verdict(disconnect.ResourceExhausted, disconnect.Client)
-	case 9: // host key not verifiable
-		return verdict(disconnect.TLSFailure, disconnect.Network)
-	case 10: // connection lost
-		return verdict(disconnect.NetworkError, disconnect.Network)
-	case 12: // too many connections
-		return verdict(disconnect.LimitExceeded, disconnect.Client)
-	default:
-		return verdict(disconnect.ProtocolError, disconnect.Client)
-	}
 }

@@ -23,6 +23,7 @@ import (
 
 	"fairlead.dev/fairlead/agent/agentssh"
 	"fairlead.dev/fairlead/disconnect"
+	"fairlead.dev/fairlead/sshend"
 	"fairlead.dev/fairlead/testutil"
 )
 
@@ -273,7 +274,7 @@ func TestCloseTellsWhy(t *testing.T) {
 		go func() {
 			defer close(passed)
 			for r := range requests {
-				if r.Type == agentssh.DisconnectRequest {
+				if r.Type == sshend.Request {
 					told <- r
 					_ = r.Reply(true, nil)
 				}

@@ -8,7 +8,7 @@ import (
 	"syscall"
 )
 
-func clientMaySend(string) bool { return false }
+func canSend(string) bool { return false }
 
 func ownSession() *syscall.SysProcAttr { return nil }
 

@@ -3,33 +3,17 @@
 package agentssh
 
 import (
+	"errors"
 	"os"
 	"strconv"
 	"syscall"
+
+	"fairlead.dev/fairlead/sshend"
 )
 
-// signalNames are the signals that have a name in RFC 4254 section 6.10, and those
-// that a process may die of besides.
-var signalNames = map[syscall.Signal]string{
-	syscall.SIGABRT: "ABRT", syscall.SIGALRM: "ALRM", syscall.SIGFPE: "FPE", syscall.SIGHUP: "HUP",
-	syscall.SIGILL: "ILL", syscall.SIGINT: "INT", syscall.SIGKILL: "KILL", syscall.SIGPIPE: "PIPE",
-	syscall.SIGQUIT: "QUIT", syscall.SIGSEGV: "SEGV", syscall.SIGTERM: "TERM", syscall.SIGUSR1: "USR1",
-	syscall.SIGUSR2: "USR2",
-	syscall.SIGBUS:  "BUS", syscall.SIGTRAP: "TRAP", syscall.SIGSYS: "SYS", syscall.SIGXCPU: "XCPU",
-	syscall.SIGXFSZ: "XFSZ", syscall.SIGVTALRM: "VTALRM", syscall.SIGPROF: "PROF", syscall.SIGCONT: "CONT",
-}
-
-var signalsByName = func() map[string]syscall.Signal {
-	m := make(map[string]syscall.Signal, len(signalNames))
-	for sig, name := range signalNames {
-		m[name] = sig
-	}
-	return m
-}()
-
-// clientMaySend reports whether name is a signal that this platform can send.
-func clientMaySend(name string) bool {
-	_, ok := signalsByName[name]
+// canSend reports whether name is a signal that this platform can send.
+func canSend(name string) bool {
+	_, ok := sshend.Signal(name)
 	return ok
 }
 
@@ -44,15 +28,19 @@ func statusOf(state *os.ProcessState) exitStatus {
 		return exitStatus{code: state.ExitCode()}
 	}
 	sig := ws.Signal()
-	name, ok := signalNames[sig]
-	if !ok {
+	name := sshend.SignalName(sig)
+	if name == "" {
 		name = strconv.Itoa(int(sig))
 	}
 	return exitStatus{code: 128 + int(sig), signal: name, core: ws.CoreDump()}
 }
 
 func signalGroup(pid int, name string) error {
-	return syscall.Kill(-pid, signalsByName[name])
+	sig, ok := sshend.Signal(name)
+	if !ok {
+		return errors.ErrUnsupported
+	}
+	return syscall.Kill(-pid, sig)
 }
 
 // groupAlive reports whether any process of the group is left.

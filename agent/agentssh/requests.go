@@ -177,7 +177,7 @@ func (s *session) setEnv(payload []byte) bool {
 // the client's wish is noted first, for it may end the process.
 func (s *session) signal(payload []byte) bool {
 	var m textPayload
-	if s.proc == nil || ssh.Unmarshal(payload, &m) != nil || !clientMaySend(m.Text) {
+	if s.proc == nil || ssh.Unmarshal(payload, &m) != nil || !canSend(m.Text) {
 		return false
 	}
 	s.mu.Lock()

@@ -204,7 +204,7 @@ func (s *Server) ServeConn(nc net.Conn) {
 func (s *Server) newConn(nc net.Conn) *conn {
 	c := &conn{
 		srv:      s,
-		nc:       newRecordingConn(nc, settleTime),
+		nc:       newSettlingConn(nc, settleTime),
 		stopped:  make(chan struct{}),
 		done:     make(chan struct{}),
 		sessions: make(map[*session]struct{}),

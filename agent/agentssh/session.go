@@ -208,7 +208,7 @@ func (s *session) peerLost() bool {
 	case <-s.gone:
 		return true
 	default:
-		return s.c.nc.err() != nil
+		return s.c.nc.Err() != nil
 	}
 }
 
