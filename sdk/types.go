@@ -28,7 +28,7 @@ const (
 	CodeTooLarge         = "too_large"          // 413: the body is too long
 	CodeLimitExceeded    = "limit_exceeded"     // 429: too many; Retry-After says when to try again
 	CodeVersionMismatch  = "version_mismatch"   // 426: no protocol version in common
-	CodeInternal         = "internal"           // 500: a bug, or the database failed
+	CodeInternal         = "internal"           // 500: a bug, or the database failed; 507: its disk is full
 	CodeUnavailable      = "unavailable"        // 503: starting or stopping
 
 	CodeUnreachable = "unreachable"  // no answer

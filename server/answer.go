@@ -12,6 +12,7 @@ import (
 	"fairlead.dev/fairlead/disconnect"
 	"fairlead.dev/fairlead/sdk"
 	"fairlead.dev/fairlead/server/auth"
+	"fairlead.dev/fairlead/server/store"
 )
 
 // maxBody bounds a request's body, in bytes.
@@ -33,6 +34,7 @@ func (e *refusal) Error() string { return e.message }
 // Refusals that several handlers use.
 var (
 	errInternal    = &refusal{http.StatusInternalServerError, sdk.CodeInternal, "the server failed to answer; its log tells why", disconnect.InternalError}
+	errFull        = &refusal{http.StatusInsufficientStorage, sdk.CodeInternal, "the server's disk is full: nothing new can be stored until there is space again", disconnect.ResourceExhausted}
 	errNoRoute     = &refusal{http.StatusNotFound, sdk.CodeNotFound, "this Fairlead server has nothing at that path", disconnect.ProtocolError}
 	errMethod      = &refusal{http.StatusMethodNotAllowed, sdk.CodeMethodNotAllowed, "this path does not take that method", disconnect.ProtocolError}
 	errTooLarge    = &refusal{http.StatusRequestEntityTooLarge, sdk.CodeTooLarge, "the request's body is too long", disconnect.LimitExceeded}
@@ -84,7 +86,9 @@ func writeError(w http.ResponseWriter, r *http.Request, logger *slog.Logger, err
 		} else {
 			logger.LogAttrs(r.Context(), slog.LevelError, "request failed",
 				slog.String("path", disconnect.Scrub(r.URL.Path)), slog.String("error", disconnect.Scrub(err.Error())))
-			e = errInternal
+			if e = errInternal; store.IsFull(err) {
+				e = errFull
+			}
 		}
 	}
 	h := w.Header()
