@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -23,7 +25,8 @@ const (
 	// staleBeats is how many heartbeats may be missing before the stream is dropped
 	// and dialled anew.
 	staleBeats = 3
-	// maxConnections bounds what an agent can make a client remember.
+	// maxConnections bounds what an agent can make a client remember. The accounts that
+	// have been there longest make room.
 	maxConnections = 4096
 )
 
@@ -63,6 +66,7 @@ type Watch struct {
 	successor   string              // another instance that the server calls online
 	connections map[uint16]string
 	endings     map[string]connectionEnding
+	accounts    []string      // the keys of endings, oldest first
 	changed     chan struct{} // closed and replaced at every frame of the agent
 	ended       bool
 	ending      disconnect.Attribution
@@ -518,17 +522,24 @@ func (w *Watch) heard(frame *proto.CompanionFrame) {
 	switch {
 	case frame.GetFlow() != nil:
 		f := frame.GetFlow()
-		if !validID(f.GetConnectionId()) || f.GetClientPort() > 65535 || len(w.connections) >= maxConnections {
+		if !validID(f.GetConnectionId()) || f.GetClientPort() > 65535 {
 			return
 		}
-		w.connections[uint16(f.GetClientPort())] = f.GetConnectionId()
+		port := uint16(f.GetClientPort())
+		if _, known := w.connections[port]; !known && len(w.connections) >= maxConnections && !w.makeRoomLocked() {
+			return
+		}
+		w.connections[port] = f.GetConnectionId()
 	case frame.GetEnded() != nil:
 		e := frame.GetEnded()
-		if !validID(e.GetConnectionId()) || len(w.endings) >= maxConnections {
+		if !validID(e.GetConnectionId()) {
 			return
 		}
 		if _, known := w.endings[e.GetConnectionId()]; known {
 			return
+		}
+		if len(w.endings) >= maxConnections {
+			w.makeRoomLocked()
 		}
 		ended := connectionEnding{
 			attribution: wire.ToAttribution(e.GetAttribution()).On(disconnect.AgentToClient),
@@ -538,7 +549,22 @@ func (w *Watch) heard(frame *proto.CompanionFrame) {
 			ended.exitCode = int(e.GetExitCode())
 		}
 		w.endings[e.GetConnectionId()] = ended
+		w.accounts = append(w.accounts, e.GetConnectionId())
 	}
+}
+
+// makeRoomLocked forgets the older half of the endings that the agent gave account of,
+// with their connections. It reports whether there is room for another connection now.
+func (w *Watch) makeRoomLocked() bool {
+	old := w.accounts[:(len(w.accounts)+1)/2]
+	forgotten := make(map[string]bool, len(old))
+	for _, id := range old {
+		delete(w.endings, id)
+		forgotten[id] = true
+	}
+	maps.DeleteFunc(w.connections, func(_ uint16, id string) bool { return forgotten[id] })
+	w.accounts = slices.Clone(w.accounts[len(old):])
+	return len(w.connections) < maxConnections
 }
 
 // nudge sends on a channel of capacity 1 without waiting.

@@ -3,6 +3,7 @@ package companion
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"strings"
 	"testing"
@@ -446,5 +447,26 @@ func TestAgentCannotFillTheClient(t *testing.T) {
 		require.LessOrEqual(t, len(w.connections), maxConnections)
 		require.LessOrEqual(t, len(w.endings), maxConnections)
 		require.Equal(t, "id", w.connections[1])
+	})
+}
+
+// TestManyConnectionsOneAfterTheOther: a client that lives long still hears of its
+// newest connections, and of the one that it has had all the time.
+func TestManyConnectionsOneAfterTheOther(t *testing.T) {
+	session(t, func(t *testing.T, _ *network, _ *testHost, w *Watch) {
+		w.heard(flowFrame(1, "first"))
+		for i := range 3 * maxConnections {
+			port, id := uint16(2+i), fmt.Sprintf("conn-%d", i)
+			w.heard(flowFrame(port, id))
+			w.heard(endedFrame(id, disconnect.Attribution{Reason: disconnect.Graceful, Initiator: disconnect.Agent}, 0))
+			a, code, ok := w.Ended(port)
+			require.True(t, ok, id)
+			require.Zero(t, code)
+			require.Equal(t, disconnect.Graceful, a.Reason)
+		}
+		w.heard(endedFrame("first", disconnect.Attribution{Reason: disconnect.Graceful, Initiator: disconnect.Agent}, 7))
+		_, code, ok := w.Ended(1)
+		require.True(t, ok)
+		require.Equal(t, 7, code)
 	})
 }
