@@ -59,8 +59,8 @@ type Client struct {
 	stop       context.CancelFunc // ends tasks
 	tasks      sync.WaitGroup
 
-	mu         sync.Mutex // guards workspaces
-	workspaces map[proto.NodeKey]*Workspace
+	mu         sync.Mutex                   // guards workspaces
+	workspaces map[proto.NodeKey]*Workspace // nil while one is being opened
 }
 
 // Open contacts the server and starts the node, both at the same time. The caller
@@ -223,8 +223,8 @@ func contactText(url string, a disconnect.Attribution) string {
 	}
 }
 
-// Reach opens the way to a workspace, named by NAME or OWNER/NAME. An error is one
-// sentence; a [*tailnet.RefusedError] in it is the server's refusal.
+// Reach opens the way to a workspace, named by NAME or OWNER/NAME, once until that ends:
+// all sessions share it. An error is one sentence; a [*tailnet.RefusedError] in it is the server's refusal.
 func (c *Client) Reach(ctx context.Context, name string) (*Workspace, error) {
 	c.options.Step("finding the workspace")
 	tunnelCtx, cancel := context.WithTimeoutCause(ctx, serverTimeout, &disconnect.EndedError{Attribution: disconnect.Attribution{
@@ -237,6 +237,9 @@ func (c *Client) Reach(ctx context.Context, name string) (*Workspace, error) {
 	tunnel, err := c.tunnel(tunnelCtx, name)
 	if err != nil {
 		return nil, c.tunnelFailure(ctx, name, err)
+	}
+	if !c.reserve(tunnel.Key) {
+		return nil, fmt.Errorf("workspace %s is open already", disconnect.Scrub(name))
 	}
 	config := c.workspaceConfig(name, tunnel)
 	if config.hostKey != nil && c.options.CheckHostKey != nil {
@@ -302,6 +305,23 @@ func (c *Client) workspaceConfig(name string, tunnel tailnet.Tunnel) workspaceCo
 		instance: c.options.Instance, version: c.options.Version,
 		logger: c.logger, outageLimit: c.options.OutageLimit,
 	}
+}
+
+// reserve reports whether no way to the agent with key is open, and keeps the place for
+// one that [Client.adopt] fills or [Client.forget] gives up.
+func (c *Client) reserve(key proto.NodeKey) bool {
+	c.mu.Lock()
+	over, taken := c.workspaces[key]
+	if taken && (over == nil || over.Ending().IsZero()) {
+		c.mu.Unlock()
+		return false
+	}
+	c.workspaces[key] = nil
+	c.mu.Unlock()
+	if over != nil {
+		over.Goodbye(context.Background(), disconnect.Goodbye{}) // it has ended: there is only to wait for it
+	}
+	return true
 }
 
 // adopt makes w hear of its agent's life, from the last that is known on. The lock
@@ -376,7 +396,9 @@ func (c *Client) Close(ctx context.Context, g disconnect.Goodbye) {
 	var leaving sync.WaitGroup
 	for key, w := range c.workspaces {
 		delete(c.workspaces, key)
-		leaving.Go(func() { w.Goodbye(ctx, g) })
+		if w != nil {
+			leaving.Go(func() { w.Goodbye(ctx, g) })
+		}
 	}
 	c.mu.Unlock()
 	// The agents first: the server makes them forget us.

@@ -157,3 +157,17 @@ func TestOnlyAnAgentThatTheServerLostIsWaitedFor(t *testing.T) {
 	require.False(t, comingBack(&tailnet.RefusedError{Code: proto.Refusal_NOT_FOUND}, now))
 	require.False(t, comingBack(nil, now))
 }
+
+// TestReachIsOncePerAgent: a second way to an agent would take the first one's news.
+func TestReachIsOncePerAgent(t *testing.T) {
+	b := open(t)
+	c := &Client{workspaces: make(map[proto.NodeKey]*Workspace)}
+	key := proto.NodeKey{1}
+	require.True(t, c.reserve(key))
+	require.False(t, c.reserve(key), "one is being opened")
+	c.workspaces[key] = b.Workspace
+	require.False(t, c.reserve(key), "one is open")
+	require.True(t, c.reserve(proto.NodeKey{2}), "another agent's")
+	b.Workspace.watch.End(disconnect.Attribution{Reason: disconnect.AuthRevoked, Initiator: disconnect.Server})
+	require.True(t, c.reserve(key), "it is over")
+}

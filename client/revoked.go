@@ -40,7 +40,9 @@ func (c *Client) serverState(state tailnet.ControllerState) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, w := range c.workspaces {
-		w.watch.End(a)
+		if w != nil {
+			w.watch.End(a)
+		}
 	}
 }
 

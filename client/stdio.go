@@ -38,8 +38,8 @@ var parent = os.Getppid()
 //   - It does not, and that process lives: only the input ended. The agent is told so
 //     by a half-close, and its output goes on.
 //
-// A Read of in that blocks cannot be ended from here: its goroutine may outlive the
-// call until the Read returns.
+// A Read of in or a Write to out that blocks cannot be ended from here: its goroutine may
+// outlive the call until it returns.
 func (w *Workspace) Stdio(ctx context.Context, in io.Reader, out io.Writer) SessionEnd {
 	end := w.stdio(ctx, in, out, func() bool { return os.Getppid() != parent })
 	w.logEnd(ctx, end)
@@ -74,18 +74,19 @@ func (w *Workspace) stdio(ctx context.Context, in io.Reader, out io.Writer, pare
 		s.port = ap.Port()
 	}
 	defer s.tasks.Wait()
+	defer s.outputWithin(leaveWait)
 	defer s.raw.Close()
 	go func() { // see Stdio about its life
 		defer close(s.input)
 		_, _ = transfer(s.raw, in)
 	}()
-	s.tasks.Go(func() {
+	go func() { // a Write that blocks does not keep the call either
 		defer close(s.output)
 		_, err := transfer(out, s.raw)
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.localErr = err
-	})
+	}()
 	end := SessionEnd{Attribution: s.run(ctx)}
 	end.ConnectionID = w.connectionID(ctx, s.port)
 	switch end.Attribution.Reason {

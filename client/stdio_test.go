@@ -16,6 +16,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"fairlead.dev/fairlead/disconnect"
+	"fairlead.dev/fairlead/testutil"
 )
 
 // local is the local SSH client at the other end of our standard streams: real pipes.
@@ -194,6 +195,28 @@ func TestStdioClosedOutput(t *testing.T) {
 	end := b.stdio(t.Context(), in, &brokenWriter{}, alive)
 	b.logEnd(t.Context(), end)
 	b.requireEnd(t, end, 255, disconnect.PeerCrashed, disconnect.Client, "went away")
+}
+
+// TestStdioStuckOutput: a local client that reads nothing does not keep a command that
+// was told to stop.
+func TestStdioStuckOutput(t *testing.T) {
+	b := open(t)
+	in, keys := io.Pipe()
+	defer keys.Close()
+	w := &stuckWriter{entered: make(chan struct{}, 1), release: make(chan struct{})}
+	defer close(w.release)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	end := make(chan SessionEnd, 1)
+	go func() { end <- b.stdio(ctx, in, w, alive) }()
+	<-w.entered // the agent's version
+	cancel()
+	select {
+	case e := <-end:
+		require.Equal(t, disconnect.ClientClosed, e.Attribution.Reason)
+	case <-testutil.Context(t, 20*time.Second).Done():
+		t.Fatal("the command waits for its output")
+	}
 }
 
 func TestStdioNotConnected(t *testing.T) {
