@@ -77,6 +77,8 @@ type Agent interface {
 	// Close ends every session with a goodbye, tells the server, and waits for all
 	// of it for at most the shutdown time-out. A second call returns what the first did.
 	Close() error
+	// Status tells what the agent does now.
+	Status() Status
 	// Kill makes a Close, in progress or to come, stop waiting for anybody.
 	Kill()
 }
@@ -108,6 +110,8 @@ type agent struct {
 	relay     *tailnet.RelayDialer
 	ssh       *agentssh.Server
 	companion *companion.Host
+
+	gauges gauges
 
 	linkMu sync.Mutex    // guards link and coord
 	link   *control.Link // nil while the server is out of reach

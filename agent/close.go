@@ -105,12 +105,6 @@ func (a *agent) flushReports(ctx context.Context) {
 	}
 }
 
-func (a *agent) setLink(link *control.Link) {
-	a.linkMu.Lock()
-	defer a.linkMu.Unlock()
-	a.link = link
-}
-
 func (a *agent) currentLink() *control.Link {
 	a.linkMu.Lock()
 	defer a.linkMu.Unlock()

@@ -15,7 +15,7 @@ import (
 // the agents of a restarted server do not come back in one wave.
 const (
 	firstRetry = 250 * time.Millisecond
-	lastRetry  = 10 * time.Second
+	lastRetry  = 5 * time.Second
 )
 
 // retry counts attempts and tells how long to wait for the next.

@@ -64,10 +64,14 @@ func (a *agent) countEnding(attr disconnect.Attribution) {
 // openConnection queues open as CONNECT. The function it returns queues an ending as
 // DISCONNECT.
 func (a *agent) openConnection(open *proto.Connection) (end func(*proto.Connection)) {
-	if !a.queueConnect(open) {
-		return func(*proto.Connection) {}
+	ended := a.gauges.opened(open.GetType())
+	queued := a.queueConnect(open)
+	return func(ending *proto.Connection) {
+		ended()
+		if queued {
+			a.queueDisconnect(open, ending)
+		}
 	}
-	return func(ending *proto.Connection) { a.queueDisconnect(open, ending) }
 }
 
 // runReporter announces what is open and sends what is queued, in order, until ctx

@@ -14,7 +14,6 @@ import (
 
 	"fairlead.dev/fairlead/agent"
 	"fairlead.dev/fairlead/agent/agentcontextconfig"
-	"fairlead.dev/fairlead/disconnect"
 	"fairlead.dev/fairlead/metrics"
 	"fairlead.dev/fairlead/sdk"
 )
@@ -48,7 +47,7 @@ func newAgent(s streams) *cobra.Command {
 			return withCode(exitUsage, err)
 		}
 		manager := takeServiceManager(log)
-		ended, closeMetrics, err := opts.metrics(cmd.Context(), log)
+		set, closeMetrics, err := opts.metrics(cmd.Context(), log)
 		if err != nil {
 			return err
 		}
@@ -56,11 +55,12 @@ func newAgent(s streams) *cobra.Command {
 		a, err := agent.New(agent.Options{
 			AccessURL: u, Token: token, StateDir: opts.stateDir, Logger: log, Version: softwareVersion(),
 			ForceRelay: opts.forceRelay, OutageLimit: opts.outageLimit, ShutdownTimeout: opts.shutdownTimeout,
-			ContextConfig: agentcontextconfig.ConfigFromEnv(), Ended: ended,
+			ContextConfig: agentcontextconfig.ConfigFromEnv(), Ended: set.Ended,
 		})
 		if err != nil {
 			return err
 		}
+		countAgent(set, a)
 		return serveAgent(cmd.Context(), a, manager)
 	})
 	return cmd
@@ -89,18 +89,40 @@ func (o *agentOptions) table() []option {
 	}
 }
 
-// metrics serves the agent's metrics if they are wanted, and returns what counts an
-// ending.
-func (o *agentOptions) metrics(ctx context.Context, log *slog.Logger) (ended func(disconnect.Attribution), closeAll func() error, err error) {
+// metrics serves the agent's metrics if they are wanted; otherwise the set is nil.
+func (o *agentOptions) metrics(ctx context.Context, log *slog.Logger) (set *metrics.Set, closeAll func() error, err error) {
 	if o.metricsListen == "" {
 		return nil, func() error { return nil }, nil
 	}
-	set := metrics.New(softwareVersion())
+	set = metrics.New(softwareVersion())
 	listener, err := metrics.Listen(ctx, o.metricsListen, set, log)
 	if err != nil {
 		return nil, nil, err
 	}
-	return set.Ended, listener.Close, nil
+	return set, listener.Close, nil
+}
+
+// countAgent adds what a does to set, which may be nil.
+func countAgent(set *metrics.Set, a agent.Agent) {
+	set.Gauge("agent_control_link_up", "Whether the agent has a control link.", nil, func() float64 {
+		if a.Status().Linked {
+			return 1
+		}
+		return 0
+	})
+	set.Counter("agent_control_link_reconnects_total", "Control links after the agent's first.", func() float64 {
+		return float64(max(a.Status().Links, 1) - 1)
+	})
+	for kind := range a.Status().Connections {
+		set.Gauge("agent_connections", "Connections that are open.", map[string]string{"type": kind}, func() float64 {
+			return float64(a.Status().Connections[kind])
+		})
+	}
+	for kind := range a.Status().Peers {
+		set.Gauge("agent_peers", "Clients that are installed, by the path to them.", map[string]string{"path": kind.String()}, func() float64 {
+			return float64(a.Status().Peers[kind])
+		})
+	}
 }
 
 // serveAgent runs a until a signal or until it gives up.

@@ -23,7 +23,7 @@ const (
 )
 
 func newUp(s streams) *cobra.Command {
-	stateDir, listen := defaultStateDir("up"), defaultListen
+	stateDir, listen, metricsListen := defaultStateDir("up"), defaultListen, ""
 	cmd := &cobra.Command{
 		Use:   "up",
 		Short: "Try Fairlead: server and agent on this machine, nothing to configure",
@@ -34,6 +34,7 @@ func newUp(s streams) *cobra.Command {
 	options := addOptions(cmd,
 		option{name: "state-dir", value: &stateDir, usage: "directory of all state", shown: shownStateDir("up")},
 		option{name: "listen", value: &listen, usage: "address and port of HTTP"},
+		option{name: "metrics-listen", value: &metricsListen, usage: "address and port of /metrics, and of pprof if it is loopback; empty turns both off"},
 	)
 	output := outputFlag(cmd)
 	logger := logFlags(cmd, s.err)
@@ -53,7 +54,7 @@ func newUp(s streams) *cobra.Command {
 		defer stop()
 		srv, err := server.New(ctx, server.Options{
 			Listen: listen, StateDir: filepath.Join(stateDir, "server"), STUNListen: "127.0.0.1:0",
-			Local: true, Logger: log.With("role", "server"), Version: softwareVersion(),
+			MetricsListen: metricsListen, Local: true, Logger: log.With("role", "server"), Version: softwareVersion(),
 		})
 		if err != nil {
 			return err
@@ -94,6 +95,7 @@ func (u *up) runAgent(ctx context.Context, again <-chan struct{}, ready func() e
 	if err != nil {
 		return err
 	}
+	countAgent(u.srv.Metrics(), a) // how its connections end, the server hears and counts
 	return waitAndClose(ctx, again, a, func(ctx context.Context) error {
 		p := profile{URL: u.srv.URL().String(), Token: userToken, User: localUser}
 		if err := awaitOnline(ctx, p); err != nil {

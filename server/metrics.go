@@ -70,3 +70,6 @@ func (m *meters) countRefusal(h http.Header) {
 	}
 	m.refused(reason.String())
 }
+
+// Metrics returns what the server counts, for a process that counts more.
+func (s *Server) Metrics() *metrics.Set { return s.meters.set }

@@ -282,6 +282,15 @@ func (n *Node) Path(peer proto.NodeKey) Path {
 	return n.engine.paths()[peer]
 }
 
+// Paths returns how packets reach each installed peer now. A peer that was never
+// spoken to has none, or is left out.
+func (n *Node) Paths() map[proto.NodeKey]Path {
+	if n.closed.Load() {
+		return nil
+	}
+	return n.engine.paths()
+}
+
 // WatchPaths makes f receive every change of a peer's path until stop is called,
 // beginning with those that are not PathNone when it is the first watcher. Calls
 // come one at a time from a goroutine of the node; f must not call Close. A call

@@ -4,6 +4,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -47,6 +48,47 @@ func TestMetrics(t *testing.T) {
 			`fairlead_refused_requests_total{reason="auth_failed"} 1`,
 		} {
 			if !strings.Contains(text, "\n"+line) {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// TestAgentGauges looks at what an agent says of itself while a client comes, the
+// server dies and returns, and the client goes.
+func TestAgentGauges(t *testing.T) {
+	t.Parallel()
+	addr := site.FreeAddress(t)
+	s := site.New(t, "--metrics-listen", addr)
+	awaitGauges(t, addr, "control_link_up 1", "control_link_reconnects_total 0", `connections{type="ssh"} 0`, `peers{path="direct"} 0`)
+	shell := s.Start("ssh", "dev", "--", "cat")
+	awaitGauges(t, addr, `connections{type="ssh"} 1`, `peers{path="direct"} 1`, `peers{path="relay"} 0`)
+	s.Server.Kill()
+	awaitGauges(t, addr, "control_link_up 0", `connections{type="ssh"} 1`)
+	s.StartServer()
+	awaitGauges(t, addr, "control_link_up 1", "control_link_reconnects_total 1")
+	shell.Signal(syscall.SIGTERM)
+	awaitGauges(t, addr, `connections{type="ssh"} 0`)
+}
+
+// TestMetricsOfUp: the one process counts what its server and its agent do.
+func TestMetricsOfUp(t *testing.T) {
+	t.Parallel()
+	h, addr := site.NewHome(t), site.FreeAddress(t)
+	up, _ := site.StartUp(h, "--metrics-listen", addr)
+	awaitGauges(t, addr, "control_link_up 1", `connections{type="ssh"} 0`)
+	require.Contains(t, scrape(t, addr), "\n"+`fairlead_control_links{kind="agent"} 1`)
+	up.Stop()
+}
+
+// awaitGauges waits until the agent at addr gives these lines.
+func awaitGauges(t *testing.T, addr string, lines ...string) {
+	t.Helper()
+	site.Eventually(t, strings.Join(lines, ", "), func() bool {
+		text := scrape(t, addr)
+		for _, line := range lines {
+			if !strings.Contains(text, "\nfairlead_agent_"+line+"\n") {
 				return false
 			}
 		}
