@@ -14,7 +14,8 @@ func newLogout(s streams) *cobra.Command {
 		Use:   "logout",
 		Short: "Revoke this login's token and forget it",
 		Long: "Revoke this login's token at the server and forget it here. What is connected with the\n" +
-			"token ends. The login is forgotten even when the server cannot be reached.",
+			"token ends. The login is forgotten even when the server cannot be reached. A login by\n" +
+			"FAIRLEAD_URL and FAIRLEAD_TOKEN is revoked; the remembered ones stay.",
 		Args: cobra.NoArgs,
 	}
 	profileName := cmd.Flags().String("profile", "", "login to end (default: the last one)")

@@ -46,6 +46,11 @@ func newTokenCreate(s streams) *cobra.Command {
 			at := time.Now().Add(time.Duration(life))
 			req.ExpiresAt = &at
 		}
+		if user != "" {
+			if err := mustBeAdmin(cmd.Context(), api); err != nil {
+				return err
+			}
+		}
 		file, err := newSecretFile(tokenFile)
 		if err != nil {
 			return err

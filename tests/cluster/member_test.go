@@ -21,6 +21,7 @@ func TestMemberIsToldWhatIsNotTheirs(t *testing.T) {
 	for _, args := range [][]string{
 		{"user", "list"}, {"user", "create", "eve"}, {"user", "role", "bob", "admin"}, {"user", "disable", "admin"},
 		{"token", "list", "--all"}, {"token", "list", "--user", "admin"},
+		{"token", "create", "x", "--user", "admin"},
 	} {
 		require.Equal(t, site.Result{Code: 1, Stderr: "fairlead: this is for admins, and bob is a member\n"}, bob.Run(args...), "%q", args)
 	}
