@@ -32,6 +32,7 @@ var floors = []struct {
 	{5, []string{
 		"agent",
 		"client",
+		"relayhost",
 	}},
 	{4, []string{
 		"tailnet",
@@ -59,6 +60,7 @@ var floors = []struct {
 	{1, []string{
 		"disconnect/wire",
 		"sshend",
+		"httpport",
 		"metrics",
 		"wsconn",
 		"sdk",
@@ -99,6 +101,10 @@ var walls = []struct {
 	{
 		from: []string{"server/..."}, to: []string{"agent/..."}, except: []string{"agent/proto"},
 		why: "the server knows an agent by its protocol only",
+	},
+	{
+		from: []string{"relayhost"}, to: []string{"server/...", "tailnet", "agent/..."},
+		why: "a relay runs on another machine than the server, and moves packets that it cannot read",
 	},
 	{
 		from: []string{"server/..."}, to: []string{"tailnet"}, through: []string{"server/webterm"},

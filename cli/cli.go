@@ -99,7 +99,7 @@ func newRoot(s streams) *cobra.Command {
 	root.SetOut(s.out)
 	root.SetErr(s.err)
 	root.AddCommand(
-		newUp(s), newServer(s), newAgent(s),
+		newUp(s), newServer(s), newAgent(s), newRelay(s),
 		newLogin(s), newLogout(s), newWhoami(s), newUser(s), newToken(s),
 		newLs(s), newWorkspace(s), newSSH(s), newPing(s), newConnections(s), newConfigSSH(s), newVersion(s), newExitCodes(),
 	)

@@ -15,7 +15,7 @@ var exitCodes = []struct {
 	{"0", "all is well; for `ping`: it was answered"},
 	{"1", "something failed; one line on standard error says what"},
 	{"2", "the command line, a variable or an option is not valid"},
-	{"3", "`agent`: the server will never accept this agent; do not restart it"},
+	{"3", "`agent`, `relay`: the server will never accept this one; do not restart it"},
 	{"4", "log in first, or the login is no longer valid"},
 	{"5", "`ping`: the workspace does not answer, or its agent is offline"},
 	{"6", "`ping --until-direct`: it answers, but only over the relay"},

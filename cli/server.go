@@ -75,6 +75,7 @@ func serverOptions(opts *server.Options) []option {
 		{name: "access-url", value: &opts.AccessURL, usage: "URL at which agents and clients reach the server", shown: "made from listen"},
 		{name: "state-dir", value: &opts.StateDir, usage: "directory of the database", shown: shownStateDir("server")},
 		{name: "stun-listen", value: &opts.STUNListen, usage: "UDP address and port of STUN; empty turns it off"},
+		{name: "no-relay", value: &opts.NoRelay, usage: "turn the server's own relay and STUN off: nodes use relays that are processes of their own"},
 		{name: "behind-proxy", value: &opts.BehindProxy, usage: "a proxy in front does TLS"},
 		{name: "trusted-proxies", value: &opts.TrustedProxies, usage: "addresses and networks of proxies whose X-Forwarded-For counts", shown: "with behind-proxy: this host"},
 		{name: "insecure-http", value: &opts.InsecureHTTP, usage: "serve plain HTTP beyond loopback"},

@@ -80,6 +80,8 @@ func judgeCanceled(text string, self disconnect.Initiator) disconnect.Attributio
 		return disconnect.Attribution{Reason: disconnect.ClientClosed, Initiator: disconnect.Client}
 	case disconnect.Agent:
 		return disconnect.Attribution{Reason: disconnect.ServerShutdown, Initiator: disconnect.Agent}
+	case disconnect.Relay:
+		return disconnect.Attribution{Reason: disconnect.ServerShutdown, Initiator: disconnect.Relay}
 	default:
 		return lost
 	}

@@ -50,12 +50,13 @@ type Kind uint8
 const (
 	AgentPeer  Kind = 1
 	ClientPeer Kind = 2
+	RelayPeer  Kind = 3
 )
 
 // Identity is who dialled, as the accepting side's authentication found.
 type Identity struct {
 	Kind      Kind
-	ID        string // agent: workspace id; client: user id
+	ID        string // agent: workspace id; client: user id; relay: its id
 	Principal string // user name, opaque
 	TokenID   string
 	Expires   time.Time // when the token does; zero: never

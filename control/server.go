@@ -86,8 +86,11 @@ func (s *Server) Accept(w http.ResponseWriter, r *http.Request, id Identity) (*L
 	l.instance, l.version = s.opts.Instance, s.opts.Version
 	l.identity = id
 	l.connectType, l.self, l.peer = disconnect.ServerToAgent, disconnect.Server, disconnect.Agent
-	if id.Kind == ClientPeer {
+	switch id.Kind {
+	case ClientPeer:
 		l.connectType, l.peer = disconnect.ClientToServer, disconnect.Client
+	case RelayPeer:
+		l.connectType, l.peer = disconnect.RelayToServer, disconnect.Relay
 	}
 	l.peerInstance = disconnect.ScrubTo(r.Header.Get(InstanceHeader), maxInstance)
 	if !s.add(l) || !s.listener.put(&linkConn{Conn: conn, link: l}) {

@@ -26,7 +26,7 @@ func (g Goodbye) On(t ConnectType) Attribution {
 	return Attribution{ConnectType: t, Reason: g.Reason, Initiator: g.Initiator, Detail: g.Detail}
 }
 
-// From returns g as its receiver may believe it of sender (Client, Agent or Server):
+// From returns g as its receiver may believe it of sender (Client, Agent, Relay or Server):
 // who says goodbye confesses and accuses nobody. So the sender is the closer, unless
 // it may name another: the server may name anyone, who enforces a rule may name the
 // offender, anyone may say that it lost the network, and anyone may pass on what only

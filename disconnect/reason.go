@@ -66,7 +66,7 @@ var reasonTable = []reasonInfo{
 	{AuthFailed, "auth_failed", false, "The identity was not accepted."},
 	{LimitExceeded, "limit_exceeded", false, "A quota, rate or connection limit was exceeded."},
 	{VersionMismatch, "version_mismatch", false, "The two ends have no protocol version in common."},
-	{DuplicateAgent, "duplicate_agent", false, "Two live agents had the same identity; the older one was told to stop."},
+	{DuplicateAgent, "duplicate_agent", false, "Two live agents, or relays, had the same identity; the older one was told to stop."},
 	{ConnectionRefused, "connection_refused", false, "The host answered, but nothing is listening there."},
 	{ProcessSignaled, "process_signaled", false, "A signal that Fairlead did not send killed the session's process."},
 	{PeerCrashed, "peer_crashed", false, "The other process or its host died without saying goodbye."},

@@ -15,13 +15,14 @@ const (
 	Agent            Initiator = 2
 	Server           Initiator = 3
 	Network          Initiator = 4
+	Relay            Initiator = 5 // one that is a process of its own; the server's own is Server
 )
 
-var initiatorNames = [...]string{"unknown", "client", "agent", "server", "network"}
+var initiatorNames = [...]string{"unknown", "client", "agent", "server", "network", "relay"}
 
 // Initiators returns the whole set in ascending order of number.
 func Initiators() []Initiator {
-	return []Initiator{InitiatorUnknown, Client, Agent, Server, Network}
+	return []Initiator{InitiatorUnknown, Client, Agent, Server, Network, Relay}
 }
 
 // String returns the initiator's word, or "initiator(N)" outside the set.
@@ -54,13 +55,14 @@ const (
 	ServerToAgent  ConnectType = 1
 	AgentToClient  ConnectType = 2
 	ClientToServer ConnectType = 3
+	RelayToServer  ConnectType = 4
 )
 
-var connectTypeNames = [...]string{"unspecified", "server_to_agent", "agent_to_client", "client_to_server"}
+var connectTypeNames = [...]string{"unspecified", "server_to_agent", "agent_to_client", "client_to_server", "relay_to_server"}
 
 // ConnectTypes returns the layers in ascending order of number.
 func ConnectTypes() []ConnectType {
-	return []ConnectType{ServerToAgent, AgentToClient, ClientToServer}
+	return []ConnectType{ServerToAgent, AgentToClient, ClientToServer, RelayToServer}
 }
 
 // String returns the layer's word.

@@ -109,7 +109,7 @@ func TestReservedReasonsAreNotInTheSet(t *testing.T) {
 }
 
 func TestEveryOtherWord(t *testing.T) {
-	for i, word := range map[Initiator]string{0: "unknown", 1: "client", 2: "agent", 3: "server", 4: "network"} {
+	for i, word := range map[Initiator]string{0: "unknown", 1: "client", 2: "agent", 3: "server", 4: "network", 5: "relay"} {
 		require.Equal(t, word, i.String())
 		require.True(t, i.Valid())
 		require.Contains(t, Initiators(), i)
@@ -117,7 +117,7 @@ func TestEveryOtherWord(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, i, parsed)
 	}
-	for c, word := range map[ConnectType]string{1: "server_to_agent", 2: "agent_to_client", 3: "client_to_server"} {
+	for c, word := range map[ConnectType]string{1: "server_to_agent", 2: "agent_to_client", 3: "client_to_server", 4: "relay_to_server"} {
 		require.Equal(t, word, c.String())
 		require.True(t, c.Valid())
 		require.Contains(t, ConnectTypes(), c)
@@ -142,8 +142,8 @@ func TestEveryOtherWord(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, c, parsed)
 	}
-	require.Len(t, Initiators(), 5)
-	require.Len(t, ConnectTypes(), 3)
+	require.Len(t, Initiators(), 6)
+	require.Len(t, ConnectTypes(), 4)
 	require.Len(t, Evidences(), 4)
 	require.Len(t, Confidences(), 3)
 }

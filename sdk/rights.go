@@ -68,6 +68,28 @@ func (c *Client) RevokeToken(ctx context.Context, id string) error {
 	return c.do(ctx, http.MethodDelete, "/api/v1/tokens/"+url.PathEscape(id), nil, &Token{})
 }
 
+// Relays returns the relays that are processes of their own. Admins may ask.
+func (c *Client) Relays(ctx context.Context) ([]Relay, error) {
+	var out RelayList
+	err := c.do(ctx, http.MethodGet, "/api/v1/relays", nil, &out)
+	return out.Relays, err
+}
+
+// CreateRelay makes a relay's identity and its token. Admins may.
+func (c *Client) CreateRelay(ctx context.Context, req CreateRelayRequest) (CreateRelayResponse, error) {
+	var out CreateRelayResponse
+	err := c.do(ctx, http.MethodPost, "/api/v1/relays", req, &out)
+	return out, err
+}
+
+// DeleteRelay makes a relay's token void and takes it out of use. Admins may.
+func (c *Client) DeleteRelay(ctx context.Context, name string) error {
+	if !ValidName(name) {
+		return notAName("relay", name)
+	}
+	return c.do(ctx, http.MethodDelete, "/api/v1/relays/"+name, nil, &Relay{})
+}
+
 // DeleteWorkspace removes a workspace: its sessions end, its agent is not accepted
 // any more.
 func (c *Client) DeleteWorkspace(ctx context.Context, name string) error {

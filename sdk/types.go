@@ -212,3 +212,32 @@ type CreateWorkspaceResponse struct {
 	Workspace  Workspace `json:"workspace"`
 	AgentToken string    `json:"agent_token"`
 }
+
+// Relay is a relay that runs as a process of its own.
+type Relay struct {
+	Name      string     `json:"name"`
+	Region    string     `json:"region"`    // short name of its region
+	RegionID  int        `json:"region_id"` // the region's number, which never changes
+	AccessURL string     `json:"access_url,omitempty"`
+	STUNPort  int        `json:"stun_port,omitempty"` // 0: no STUN
+	Status    string     `json:"status"`              // "online", "lost" (in use until it is back or given up), "offline" or "never"
+	SeenAt    *time.Time `json:"seen_at,omitempty"`   // when it last came or went
+	CreatedAt time.Time  `json:"created_at"`
+}
+
+// RelayList is every relay that runs as a process of its own.
+type RelayList struct {
+	Relays []Relay `json:"relays"`
+}
+
+// CreateRelayRequest makes a relay's identity.
+type CreateRelayRequest struct {
+	Name   string `json:"name"`
+	Region string `json:"region,omitempty"` // empty: the relay's name
+}
+
+// CreateRelayResponse is the only time that the relay's token is shown.
+type CreateRelayResponse struct {
+	Token string `json:"token,omitempty"`
+	Relay Relay  `json:"relay"`
+}

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"strings"
@@ -60,7 +61,19 @@ func (s relaySubject) tags() []string {
 func (s *Server) relayToken(node proto.NodeKey, id control.Identity, expires time.Time) string {
 	token := s.signer.Sign(relay.Claims{Node: node, Expires: expires, Subject: subjectOf(id).String()})
 	s.relay.Extend(node, expires)
+	s.relays.extend(node, expires, sha256.Sum256([]byte(token)))
 	return token
+}
+
+// errNoOwnRelay refuses nodes at a server whose relay is off.
+var errNoOwnRelay = errors.New("this server has no relay of its own")
+
+// admitToOwnRelay decides whom a relay token lets in at the relay of this server.
+func (s *Server) admitToOwnRelay(ctx context.Context, token string) (relay.Admission, error) {
+	if s.opts.NoRelay {
+		return relay.Admission{}, errNoOwnRelay
+	}
+	return s.admitToRelay(ctx, token, false)
 }
 
 // admitToRelay decides whom a relay token lets in. A connection that is open already
@@ -113,4 +126,5 @@ func (s *Server) subjectStands(ctx context.Context, subject relaySubject) error 
 // endAtRelays ends the relay connections whose admission rests on what is gone.
 func (s *Server) endAtRelays(tag string, g disconnect.Goodbye) {
 	s.relay.End(s.signer.Tag(tag), g)
+	s.relays.end(s.signer.Tag(tag), g)
 }

@@ -60,7 +60,10 @@ type registeredOnly struct {
 // Coordinate implements the service.
 func (g registeredOnly) Coordinate(stream tailnetproto.TailnetService_CoordinateServer) error {
 	link, ok := control.LinkFrom(stream.Context())
-	if ok && link.Peer().Kind == control.AgentPeer && !g.presence.registered(link) {
+	switch {
+	case ok && link.Peer().Kind == control.RelayPeer:
+		return status.Error(codes.PermissionDenied, "a relay is no node")
+	case ok && link.Peer().Kind == control.AgentPeer && !g.presence.registered(link):
 		return errUnregistered
 	}
 	return g.Coordinator.Coordinate(stream)
@@ -92,7 +95,7 @@ func (a *agentAPI) GetManifest(ctx context.Context, req *proto.GetManifestReques
 		return nil, a.failed(ctx, id, err)
 	}
 	if older := a.presence.rival(link); older != nil {
-		a.displace(ctx, older)
+		displace(ctx, a.logger, older, "agent")
 	}
 	a.presence.opened(ws.ID, link)
 	return &proto.Manifest{WorkspaceId: ws.ID, WorkspaceName: ws.Name, OwnerName: ws.OwnerName}, nil
@@ -101,25 +104,25 @@ func (a *agentAPI) GetManifest(ctx context.Context, req *proto.GetManifestReques
 // rivalTimeout is how long the link of an older agent may take to show that it lives.
 const rivalTimeout = 2 * time.Second
 
-// displace ends the link of an older agent in favour of a newer one with the same
-// token and host key. An agent that still lives is told, so that the two do not take
-// turns; one that does not answer is gone.
-func (a *agentAPI) displace(ctx context.Context, older *control.Link) {
+// displace ends the link of an older agent, or relay, in favour of a newer one with the
+// same token. One that still lives is told, so that the two do not take turns; one that
+// does not answer is gone.
+func displace(ctx context.Context, logger *slog.Logger, older *control.Link, what string) {
 	// Once begun it is done, even if the newer one leaves meanwhile.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rivalTimeout)
 	defer cancel()
 	if older.Probe(ctx) {
-		a.logger.WarnContext(ctx, "two agents with one token: the older one is told to stop",
-			"workspace_id", older.Peer().ID, "instance", older.PeerInstance())
+		logger.WarnContext(ctx, "two with one token: the older one is told to stop",
+			"kind", what, "peer_id", older.Peer().ID, "instance", older.PeerInstance())
 		_ = older.Close(disconnect.Goodbye{ // keeps the first cause
 			Reason: disconnect.DuplicateAgent, Initiator: disconnect.Server,
-			Detail: "another agent registered for the same workspace",
+			Detail: "another " + what + " registered with the same token",
 		})
 		return
 	}
 	older.Abort(disconnect.Attribution{
 		Reason: disconnect.NetworkTimeout, Initiator: disconnect.Network,
-		Detail: "no answer within " + rivalTimeout.String() + ", and another agent registered",
+		Detail: "no answer within " + rivalTimeout.String() + ", and another " + what + " registered",
 	})
 }
 

@@ -156,6 +156,9 @@ func (l *limits) enter(p auth.Principal, remoteAddr string) (done func(), err er
 	if p.Kind == auth.KindAgent {
 		who = "agent " + p.WorkspaceID
 	}
+	if p.Kind == auth.KindRelay {
+		who = "relay " + p.RelayID
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {

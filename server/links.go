@@ -153,8 +153,11 @@ func (s *Server) getControl(w http.ResponseWriter, r *http.Request, p auth.Princ
 	}
 	done := func() { leave(); over() }
 	id := control.Identity{Kind: control.ClientPeer, ID: p.UserID, Principal: p.UserName, TokenID: p.TokenID, Expires: p.ExpiresAt}
-	if p.Kind == auth.KindAgent {
+	switch p.Kind {
+	case auth.KindAgent:
 		id.Kind, id.ID = control.AgentPeer, p.WorkspaceID
+	case auth.KindRelay:
+		id.Kind, id.ID, id.Principal = control.RelayPeer, p.RelayID, p.RelayName
 	}
 	link, err := s.control.Accept(w, r, id)
 	if err != nil { // Accept has answered
@@ -194,30 +197,26 @@ func (s *Server) confirm(link *control.Link, bearer string) {
 // attend sees a link through its life, and calls done when that is over, which may be
 // after attend has returned.
 func (s *Server) attend(link *control.Link, p auth.Principal, remote string, started time.Time, done func()) {
-	isAgent := p.Kind == auth.KindAgent
-	attrs := []slog.Attr{
-		slog.String("user", p.UserName),
-		slog.String("instance", disconnect.Scrub(link.PeerInstance())),
-		slog.String("remote_addr", remote),
-	}
-	msg, leg := "client control link", disconnect.ClientToServer
-	if isAgent {
-		attrs = append(attrs, slog.String("workspace", p.WorkspaceName), slog.String("workspace_id", p.WorkspaceID))
+	msg, leg, attrs := "client control link", disconnect.ClientToServer, []slog.Attr{slog.String("user", p.UserName)}
+	switch p.Kind {
+	case auth.KindAgent:
 		msg, leg = "agent control link", disconnect.ServerToAgent
+		attrs = append(attrs, slog.String("workspace", p.WorkspaceName), slog.String("workspace_id", p.WorkspaceID))
+	case auth.KindRelay:
+		msg, leg, attrs = "relay control link", disconnect.RelayToServer, []slog.Attr{slog.String("relay", p.RelayName)}
 	}
+	attrs = append(attrs, slog.String("instance", disconnect.Scrub(link.PeerInstance())), slog.String("remote_addr", remote))
 	ctx := context.Background()
-	row := s.logLink(ctx, link, p, remote, started)
+	var row *connlog.LinkRow // of a relay there is none: it is nobody's connection
+	if p.Kind != auth.KindRelay {
+		row = s.logLink(ctx, link, p, remote, started)
+	}
 	s.logger.LogAttrs(ctx, slog.LevelInfo, msg+" opened", attrs...)
 	over := func() {
 		defer done()
 		ending := link.Ending().On(leg)
 		s.meters.set.Ended(ending)
-		if err := row.Ended(ctx, s.opts.Now(), ending); err != nil {
-			s.logger.ErrorContext(ctx, "cannot record the end of a control link", "connection_id", row.ID(), "error", err)
-		}
-		if isAgent {
-			s.presence.ended(p.WorkspaceID, link, ending)
-		}
+		s.leftBehind(ctx, link, row, ending)
 		attrs = append(attrs, slog.Duration("duration", time.Since(started).Round(time.Millisecond)))
 		ending.Log(ctx, s.logger, msg+" ended", attrs...)
 	}
@@ -228,6 +227,20 @@ func (s *Server) attend(link *control.Link, p auth.Principal, remote string, sta
 	s.untilExpired(link, p)
 	<-link.Done()
 	over()
+}
+
+// leftBehind writes down that a link has ended.
+func (s *Server) leftBehind(ctx context.Context, link *control.Link, row *connlog.LinkRow, ending disconnect.Attribution) {
+	switch id := link.Peer(); id.Kind {
+	case control.RelayPeer:
+		s.relays.ended(link, link.Ending())
+		return
+	case control.AgentPeer:
+		defer s.presence.ended(id.ID, link, ending)
+	}
+	if err := row.Ended(ctx, s.opts.Now(), ending); err != nil {
+		s.logger.ErrorContext(ctx, "cannot record the end of a control link", "connection_id", row.ID(), "error", err)
+	}
 }
 
 // logLink opens the link's row in the connection log.

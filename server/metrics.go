@@ -24,7 +24,7 @@ type meters struct {
 // newMeters makes the metrics of s, whose parts must be there when somebody asks.
 func (s *Server) newMeters() *meters {
 	m := &meters{set: metrics.New(s.opts.Version)}
-	for kind, name := range map[control.Kind]string{control.AgentPeer: "agent", control.ClientPeer: "client"} {
+	for kind, name := range map[control.Kind]string{control.AgentPeer: "agent", control.ClientPeer: "client", control.RelayPeer: "relay"} {
 		m.set.Gauge("control_links", "Control links that are open.", map[string]string{"kind": name}, func() float64 {
 			n := 0
 			for _, link := range s.control.Links() {

@@ -2,7 +2,6 @@ package server
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -10,9 +9,9 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
+	"fairlead.dev/fairlead/httpport"
 	"fairlead.dev/fairlead/sdk"
 )
 
@@ -42,6 +41,9 @@ type Options struct {
 	// TLSCert and TLSKey are PEM files; both or none. They are read anew when they
 	// change.
 	TLSCert, TLSKey string
+	// NoRelay turns the server's own relay and STUN off: nodes use those that are
+	// processes of their own.
+	NoRelay bool
 	// Local says that [Server.EnsureLocal] will make the first user: no admin code.
 	Local bool
 	// Version is the software version that every answer names.
@@ -82,7 +84,7 @@ func (opts Options) normalized() (Options, error) {
 		return opts, errors.New("no state directory is given")
 	}
 	if (opts.TLSCert == "") != (opts.TLSKey == "") {
-		return opts, errHalfTLS
+		return opts, httpport.ErrHalfTLS
 	}
 	if _, err := opts.proxies(); err != nil {
 		return opts, err
@@ -106,61 +108,10 @@ func (opts Options) proxies() (proxies, error) {
 // listen opens the HTTP port, with TLS when there is a certificate, and refuses to
 // serve tokens in the clear to a network.
 func (opts Options) listen(ctx context.Context) (net.Listener, error) {
-	var config *tls.Config
-	if opts.TLSCert != "" {
-		cert, err := loadCertificate(opts.TLSCert, opts.TLSKey, opts.Logger, opts.Now)
-		if err != nil {
-			return nil, err
-		}
-		config = cert.config()
-	}
-	ln := opts.Listener
-	if ln == nil {
-		var err error
-		if ln, err = new(net.ListenConfig).Listen(ctx, "tcp", opts.Listen); err != nil {
-			return nil, listenError(opts.Listen, err)
-		}
-	}
-	if config != nil {
-		return tls.NewListener(ln, config), nil
-	}
-	// Judging the bound address, not the text, sees through names and empty hosts.
-	if !opts.BehindProxy && !opts.InsecureHTTP && !isLoopback(ln.Addr()) {
-		refusal := fmt.Errorf("refusing to serve %s without TLS: give --tls-cert and --tls-key, or --behind-proxy if a proxy does TLS, or --insecure-http to accept the risk", opts.listenText(ln))
-		return nil, errors.Join(refusal, ln.Close())
-	}
-	return ln, nil
-}
-
-// listenText names the listening address as it was given.
-func (opts Options) listenText(ln net.Listener) string {
-	if opts.Listener != nil {
-		return ln.Addr().String()
-	}
-	return opts.Listen
-}
-
-// listenError says in one sentence why a port cannot be opened.
-func listenError(addr string, err error) error {
-	switch {
-	case errors.Is(err, syscall.EADDRINUSE):
-		return fmt.Errorf("cannot listen on %s: the port is in use by another program", addr)
-	case errors.Is(err, syscall.EACCES):
-		return fmt.Errorf("cannot listen on %s: this user may not open that port", addr)
-	case errors.Is(err, syscall.EADDRNOTAVAIL):
-		return fmt.Errorf("cannot listen on %s: this host does not have that address", addr)
-	}
-	cause := err
-	var opErr *net.OpError
-	if errors.As(err, &opErr) {
-		cause = opErr.Err // the rest repeats the address
-	}
-	return fmt.Errorf("cannot listen on %s: %w", addr, cause)
-}
-
-func isLoopback(addr net.Addr) bool {
-	tcp, ok := addr.(*net.TCPAddr)
-	return ok && tcp.IP.IsLoopback()
+	return httpport.Open(ctx, httpport.Options{
+		Listen: opts.Listen, Listener: opts.Listener, TLSCert: opts.TLSCert, TLSKey: opts.TLSKey,
+		BehindProxy: opts.BehindProxy, InsecureHTTP: opts.InsecureHTTP, Logger: opts.Logger, Now: opts.Now,
+	})
 }
 
 // accessURL returns the URL of the option, or the one that a listening address means.

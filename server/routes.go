@@ -14,18 +14,19 @@ import (
 	"fairlead.dev/fairlead/sdk"
 	"fairlead.dev/fairlead/server/auth"
 	"fairlead.dev/fairlead/server/store"
+	"fairlead.dev/fairlead/tailnet/relay"
 )
 
 // access says who may call a route.
 type access uint8
 
 const (
-	open        access = iota // anybody
-	user                      // a user's token
-	admin                     // a token of a user with the admin role
-	agent                     // an agent's token
-	agentOrUser               // either
-	relayToken                // a node's relay token: the handler itself asks the relay
+	open       access = iota // anybody
+	user                     // a user's token
+	admin                    // a token of a user with the admin role
+	agent                    // an agent's token
+	linkPeer                 // a user's, an agent's or a relay's
+	relayToken               // a node's relay token: the handler itself asks the relay
 )
 
 // Scopes of a user's token that a route takes. A token of full scope does everywhere.
@@ -77,8 +78,11 @@ func (s *Server) routes() []route {
 		{"PUT", workspace + "/shares/{user}", user, full, s.putShare},
 		{"DELETE", workspace + "/shares/{user}", user, full, s.deleteShare},
 		{"GET", "/api/v1/connections", user, reading, s.getConnections},
-		{"GET", control.Path, agentOrUser, connect, s.getControl},
-		{"GET", "/api/v1/relay", relayToken, nil, s.getRelay},
+		{"GET", control.Path, linkPeer, connect, s.getControl},
+		{"GET", relay.Path, relayToken, nil, s.getRelay},
+		{"GET", "/api/v1/relays", admin, reading, s.getRelays},
+		{"POST", "/api/v1/relays", admin, full, s.postRelay},
+		{"DELETE", "/api/v1/relays/{relay}", admin, full, s.deleteRelay},
 	}
 }
 
@@ -158,7 +162,7 @@ func (s *Server) admit(r *http.Request, rt route) (auth.Principal, error) {
 	}
 	isUser := p.Kind == auth.KindUser
 	switch {
-	case rt.who == user && !isUser, rt.who == agent && isUser, rt.who == admin && !p.IsAdmin():
+	case rt.who == user && !isUser, rt.who == agent && p.Kind != auth.KindAgent, rt.who == admin && !p.IsAdmin():
 		return auth.Principal{}, errNoRoute
 	case isUser && !slices.Contains(rt.scopes, p.Scope) && rt.who != agent:
 		return auth.Principal{}, errScope(p)

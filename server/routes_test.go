@@ -25,7 +25,7 @@ import (
 )
 
 // concrete fills the placeholders of a route's path.
-var concrete = strings.NewReplacer("{owner}", "ada", "{name}", "dev", "{user}", "ada", "{id}", "0")
+var concrete = strings.NewReplacer("{owner}", "ada", "{name}", "dev", "{user}", "ada", "{id}", "0", "{relay}", "eu")
 
 // TestEveryRouteNeedsItsToken walks the table: whatever is not marked open answers 401
 // without a token and with tokens of the right form that nobody has.
@@ -42,7 +42,7 @@ func TestEveryRouteNeedsItsToken(t *testing.T) {
 			requireRefusal(t, a, http.StatusUnauthorized, refusedCode(rt))
 			require.Equal(t, "30", a.Header.Get(sdk.HeaderReason))
 			require.Equal(t, "Bearer", a.Header.Get("WWW-Authenticate"))
-			for _, token := range []string{newAgentToken(), "fl_u_" + strings.Repeat("A", 43), "garbage", "flr1_" + strings.Repeat("A", 96)} {
+			for _, token := range []string{newAgentToken(), "fl_u_" + strings.Repeat("A", 43), "garbage", "flr2_" + strings.Repeat("A", 96)} {
 				requireRefusal(t, s.send(t, rt.method, concrete.Replace(rt.path), token, "{}"), http.StatusUnauthorized, refusedCode(rt))
 			}
 		})
@@ -65,6 +65,7 @@ func TestEveryRouteRefusesTheWrongRight(t *testing.T) {
 	_, agentToken, err := s.createWorkspace(t.Context(), u.ID, u.Name, "dev")
 	require.NoError(t, err)
 	_, member := s.addUser(t, "bob", store.RoleMember)
+	relayOwn := s.addRelay(t, "us")
 	for _, rt := range s.routes() {
 		t.Run(rt.method+rt.path, func(t *testing.T) {
 			refused := func(token string) {
@@ -74,6 +75,10 @@ func TestEveryRouteRefusesTheWrongRight(t *testing.T) {
 			}
 			if rt.who == user || rt.who == admin {
 				refused(agentToken)
+				refused(relayOwn)
+			}
+			if rt.who == agent {
+				refused(relayOwn)
 			}
 			if rt.who == agent || rt.who == admin {
 				refused(member)
@@ -134,10 +139,10 @@ func TestAdmitByRoleAndScope(t *testing.T) {
 		{user, full, member, true}, {user, full, root, true}, {user, full, machine, false},
 		{admin, full, member, false}, {admin, full, root, true}, {admin, full, machine, false},
 		{agent, nil, member, false}, {agent, nil, root, false}, {agent, nil, machine, true},
-		{agentOrUser, connect, member, true}, {agentOrUser, connect, machine, true},
+		{linkPeer, connect, member, true}, {linkPeer, connect, machine, true},
 		{user, full, reader, false}, {user, reading, reader, true}, {user, every, reader, true},
 		{user, full, connector, false}, {user, reading, connector, false}, {user, every, connector, true},
-		{agentOrUser, connect, reader, false}, {agentOrUser, connect, connector, true},
+		{linkPeer, connect, reader, false}, {linkPeer, connect, connector, true},
 	} {
 		r := httptest.NewRequestWithContext(t.Context(), "GET", "/", nil)
 		r.Header.Set("Authorization", "bearer "+c.token) // the scheme's case is free

@@ -62,6 +62,7 @@ type Server struct {
 	coordinator *coordinator.Coordinator
 	control     *control.Server
 	relay       *relay.Relay
+	relays      *relays
 	signer      *relay.TokenSigner
 	stun        *relay.STUNServer // nil: off
 	http        *http.Server
@@ -138,6 +139,10 @@ func (s *Server) start(ctx context.Context) (err error) {
 		Register: func(r grpc.ServiceRegistrar) {
 			proto.RegisterTailnetServiceServer(r, registeredOnly{s.coordinator, s.presence})
 			agentproto.RegisterAgentServiceServer(r, api)
+			proto.RegisterRelayServiceServer(r, &relayAPI{
+				relays: s.relays, store: s.store, logger: s.logger, admit: s.admitToRelay,
+				plain: s.opts.InsecureHTTP || s.url.Scheme == "http",
+			})
 		},
 	})
 	s.http = &http.Server{
@@ -163,13 +168,14 @@ func (s *Server) start(ctx context.Context) (err error) {
 		}
 	}
 	s.work.Go(func() { s.presence.watch(s.background) })
+	s.work.Go(func() { s.relays.watch(s.background) })
 	return nil
 }
 
 // startSTUN opens STUN if it can. Without it only direct paths suffer, so a port that
 // is taken is worth a warning and no more.
 func (s *Server) startSTUN() {
-	if s.opts.STUNListen == "" {
+	if s.opts.STUNListen == "" || s.opts.NoRelay {
 		return
 	}
 	stun, err := relay.ListenSTUN(s.opts.STUNListen, s.logger)
@@ -191,11 +197,13 @@ func (s *Server) startTailnet(ctx context.Context) error {
 		return err
 	}
 	s.signer = relay.NewTokenSigner(relayKey)
+	s.relays = &relays{store: s.store, logger: s.logger, now: s.opts.Now, byID: make(map[string]*relayState)}
+	if err := s.relays.load(ctx); err != nil {
+		return err
+	}
 	s.relay = relay.New(relay.Config{
-		Logger: s.logger, // the relay writes down its connections' ends itself
-		Admit: func(ctx context.Context, token string) (relay.Admission, error) {
-			return s.admitToRelay(ctx, token, false)
-		},
+		Logger:  s.logger, // the relay writes down its connections' ends itself
+		Admit:   s.admitToOwnRelay,
 		Now:     s.opts.Now,
 		Witness: s.meters.witness,
 		Refuse: func(w http.ResponseWriter, r *http.Request, status int, reason disconnect.Reason, message string) {
@@ -212,16 +220,23 @@ func (s *Server) startTailnet(ctx context.Context) error {
 		DERPMap:    s.derpMap,
 		Now:        s.opts.Now,
 	})
+	s.relays.changed = s.coordinator.DERPMapChanged
 	return nil
 }
 
-// derpMap returns the one region: the relay and STUN of this server.
+// derpMap returns the regions: the relay and STUN of this server, and those that are
+// processes of their own.
 func (s *Server) derpMap() *proto.DERPMap {
-	region := &proto.DERPRegion{Id: 1, Code: "embedded", Name: "Embedded relay"}
-	if s.stun != nil {
-		region.StunPort = uint32(s.stun.Addr().Port())
+	m := &proto.DERPMap{}
+	if !s.opts.NoRelay {
+		region := &proto.DERPRegion{Id: 1, Code: "embedded", Name: "Embedded relay"}
+		if s.stun != nil {
+			region.StunPort = uint32(s.stun.Addr().Port())
+		}
+		m.Regions = append(m.Regions, region)
 	}
-	return &proto.DERPMap{Regions: []*proto.DERPRegion{region}}
+	m.Regions = append(m.Regions, s.relays.regions()...)
+	return m
 }
 
 func (s *Server) getRelay(w http.ResponseWriter, r *http.Request, _ auth.Principal) error {

@@ -37,12 +37,13 @@ type Kind uint8
 const (
 	KindUser  Kind = 1
 	KindAgent Kind = 2
+	KindRelay Kind = 3
 )
 
 // Principal is who is behind a token.
 type Principal struct {
 	Kind Kind
-	// UserID and UserName are the user; of an agent, the workspace's owner.
+	// UserID and UserName are the user; of an agent, the workspace's owner; empty for a relay.
 	UserID   string
 	UserName string
 	// Role is the user's; empty for an agent.
@@ -50,10 +51,13 @@ type Principal struct {
 	// WorkspaceID and WorkspaceName are an agent's own; empty for a user.
 	WorkspaceID   string
 	WorkspaceName string
+	// RelayID and RelayName are a relay's own; empty for others.
+	RelayID   string
+	RelayName string
 	// TokenID names the token in logs; it is no secret. For an agent see [AgentTokenID].
 	TokenID string
 	// Scope bounds what the token may be used for, and ExpiresAt until when (zero:
-	// for ever). Empty for an agent.
+	// for ever). Empty for an agent or a relay.
 	Scope     store.Scope
 	ExpiresAt time.Time
 }
@@ -98,8 +102,11 @@ func (a *Auth) Authenticate(ctx context.Context, bearer string) (Principal, erro
 	if !ok {
 		return Principal{}, ErrUnauthenticated
 	}
-	if kind == KindAgent {
+	switch kind {
+	case KindAgent:
 		return a.authenticateAgent(ctx, bearer)
+	case KindRelay:
+		return a.authenticateRelay(ctx, bearer)
 	}
 	return a.authenticateUser(ctx, bearer)
 }
@@ -116,6 +123,17 @@ func (a *Auth) authenticateAgent(ctx context.Context, bearer string) (Principal,
 		Kind: KindAgent, UserID: w.OwnerID, UserName: w.OwnerName,
 		WorkspaceID: w.ID, WorkspaceName: w.Name, TokenID: AgentTokenID(w),
 	}, nil
+}
+
+func (a *Auth) authenticateRelay(ctx context.Context, bearer string) (Principal, error) {
+	r, err := a.store.RelayByToken(ctx, hashText(bearer))
+	if errors.Is(err, store.ErrNotFound) {
+		return Principal{}, ErrUnauthenticated
+	}
+	if err != nil {
+		return Principal{}, fmt.Errorf("authenticate relay: %w", err)
+	}
+	return Principal{Kind: KindRelay, RelayID: r.ID, RelayName: r.Name, TokenID: r.ID}, nil
 }
 
 // AgentTokenID names the token that a workspace's agent has now: another one after

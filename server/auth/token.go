@@ -12,6 +12,7 @@ import (
 const (
 	userPrefix  = "fl_u_"
 	agentPrefix = "fl_a_"
+	relayPrefix = "fl_r_"
 )
 
 // tokenBytes is the randomness of a token.
@@ -33,6 +34,12 @@ func NewAgentToken() (token, hash string) {
 	return token, hashText(token)
 }
 
+// NewRelayToken returns a new token for a relay, and its hash to store.
+func NewRelayToken() (token, hash string) {
+	token = newToken(relayPrefix)
+	return token, hashText(token)
+}
+
 // hashText returns the hex SHA-256 of s.
 func hashText(s string) string {
 	sum := sha256.Sum256([]byte(s))
@@ -41,17 +48,13 @@ func hashText(s string) string {
 
 // kindOf tells a token's kind from its form, so that noise costs no database query.
 func kindOf(token string) (Kind, bool) {
-	kind := KindUser
-	rest, ok := strings.CutPrefix(token, userPrefix)
-	if !ok {
-		kind = KindAgent
-		if rest, ok = strings.CutPrefix(token, agentPrefix); !ok {
-			return 0, false
+	for kind, prefix := range map[Kind]string{KindUser: userPrefix, KindAgent: agentPrefix, KindRelay: relayPrefix} {
+		rest, ok := strings.CutPrefix(token, prefix)
+		if !ok || len(rest) != base64.RawURLEncoding.EncodedLen(tokenBytes) {
+			continue
 		}
+		_, err := base64.RawURLEncoding.DecodeString(rest)
+		return kind, err == nil
 	}
-	if len(rest) != base64.RawURLEncoding.EncodedLen(tokenBytes) {
-		return 0, false
-	}
-	_, err := base64.RawURLEncoding.DecodeString(rest)
-	return kind, err == nil
+	return 0, false
 }

@@ -1480,6 +1480,529 @@ func (x *DERPRegion) GetStunPort() uint32 {
 	return 0
 }
 
+type RegisterRelayRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// access_url is the URL at which nodes reach the relay; the path of its WebSocket
+	// endpoint is below it.
+	AccessUrl string `protobuf:"bytes,1,opt,name=access_url,json=accessUrl,proto3" json:"access_url,omitempty"`
+	// stun_port is at the same host; 0: no STUN here.
+	StunPort      uint32 `protobuf:"varint,2,opt,name=stun_port,json=stunPort,proto3" json:"stun_port,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RegisterRelayRequest) Reset() {
+	*x = RegisterRelayRequest{}
+	mi := &file_tailnet_proto_tailnet_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RegisterRelayRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RegisterRelayRequest) ProtoMessage() {}
+
+func (x *RegisterRelayRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tailnet_proto_tailnet_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RegisterRelayRequest.ProtoReflect.Descriptor instead.
+func (*RegisterRelayRequest) Descriptor() ([]byte, []int) {
+	return file_tailnet_proto_tailnet_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *RegisterRelayRequest) GetAccessUrl() string {
+	if x != nil {
+		return x.AccessUrl
+	}
+	return ""
+}
+
+func (x *RegisterRelayRequest) GetStunPort() uint32 {
+	if x != nil {
+		return x.StunPort
+	}
+	return 0
+}
+
+type RelayNotice struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Notice:
+	//
+	//	*RelayNotice_Registered
+	//	*RelayNotice_Probe
+	//	*RelayNotice_End
+	//	*RelayNotice_Extend
+	Notice        isRelayNotice_Notice `protobuf_oneof:"notice"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RelayNotice) Reset() {
+	*x = RelayNotice{}
+	mi := &file_tailnet_proto_tailnet_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RelayNotice) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RelayNotice) ProtoMessage() {}
+
+func (x *RelayNotice) ProtoReflect() protoreflect.Message {
+	mi := &file_tailnet_proto_tailnet_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RelayNotice.ProtoReflect.Descriptor instead.
+func (*RelayNotice) Descriptor() ([]byte, []int) {
+	return file_tailnet_proto_tailnet_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *RelayNotice) GetNotice() isRelayNotice_Notice {
+	if x != nil {
+		return x.Notice
+	}
+	return nil
+}
+
+func (x *RelayNotice) GetRegistered() *RelayRegistered {
+	if x != nil {
+		if x, ok := x.Notice.(*RelayNotice_Registered); ok {
+			return x.Registered
+		}
+	}
+	return nil
+}
+
+func (x *RelayNotice) GetProbe() *RelayProbe {
+	if x != nil {
+		if x, ok := x.Notice.(*RelayNotice_Probe); ok {
+			return x.Probe
+		}
+	}
+	return nil
+}
+
+func (x *RelayNotice) GetEnd() *RelayEnd {
+	if x != nil {
+		if x, ok := x.Notice.(*RelayNotice_End); ok {
+			return x.End
+		}
+	}
+	return nil
+}
+
+func (x *RelayNotice) GetExtend() *RelayExtend {
+	if x != nil {
+		if x, ok := x.Notice.(*RelayNotice_Extend); ok {
+			return x.Extend
+		}
+	}
+	return nil
+}
+
+type isRelayNotice_Notice interface {
+	isRelayNotice_Notice()
+}
+
+type RelayNotice_Registered struct {
+	Registered *RelayRegistered `protobuf:"bytes,1,opt,name=registered,proto3,oneof"`
+}
+
+type RelayNotice_Probe struct {
+	Probe *RelayProbe `protobuf:"bytes,2,opt,name=probe,proto3,oneof"`
+}
+
+type RelayNotice_End struct {
+	End *RelayEnd `protobuf:"bytes,3,opt,name=end,proto3,oneof"`
+}
+
+type RelayNotice_Extend struct {
+	Extend *RelayExtend `protobuf:"bytes,4,opt,name=extend,proto3,oneof"`
+}
+
+func (*RelayNotice_Registered) isRelayNotice_Notice() {}
+
+func (*RelayNotice_Probe) isRelayNotice_Notice() {}
+
+func (*RelayNotice_End) isRelayNotice_Notice() {}
+
+func (*RelayNotice_Extend) isRelayNotice_Notice() {}
+
+type RelayRegistered struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	RegionId      int32                  `protobuf:"varint,1,opt,name=region_id,json=regionId,proto3" json:"region_id,omitempty"`
+	RegionCode    string                 `protobuf:"bytes,2,opt,name=region_code,json=regionCode,proto3" json:"region_code,omitempty"`
+	Name          string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RelayRegistered) Reset() {
+	*x = RelayRegistered{}
+	mi := &file_tailnet_proto_tailnet_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RelayRegistered) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RelayRegistered) ProtoMessage() {}
+
+func (x *RelayRegistered) ProtoReflect() protoreflect.Message {
+	mi := &file_tailnet_proto_tailnet_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RelayRegistered.ProtoReflect.Descriptor instead.
+func (*RelayRegistered) Descriptor() ([]byte, []int) {
+	return file_tailnet_proto_tailnet_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *RelayRegistered) GetRegionId() int32 {
+	if x != nil {
+		return x.RegionId
+	}
+	return 0
+}
+
+func (x *RelayRegistered) GetRegionCode() string {
+	if x != nil {
+		return x.RegionCode
+	}
+	return ""
+}
+
+func (x *RelayRegistered) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// RelayProbe tells whether the server reached the relay at its access URL.
+type RelayProbe struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Ok    bool                   `protobuf:"varint,1,opt,name=ok,proto3" json:"ok,omitempty"`
+	// message says what is wrong, in one sentence.
+	Message       string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RelayProbe) Reset() {
+	*x = RelayProbe{}
+	mi := &file_tailnet_proto_tailnet_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RelayProbe) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RelayProbe) ProtoMessage() {}
+
+func (x *RelayProbe) ProtoReflect() protoreflect.Message {
+	mi := &file_tailnet_proto_tailnet_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RelayProbe.ProtoReflect.Descriptor instead.
+func (*RelayProbe) Descriptor() ([]byte, []int) {
+	return file_tailnet_proto_tailnet_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *RelayProbe) GetOk() bool {
+	if x != nil {
+		return x.Ok
+	}
+	return false
+}
+
+func (x *RelayProbe) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+// RelayEnd ends the connections whose admission has the tag.
+type RelayEnd struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Tag           string                 `protobuf:"bytes,1,opt,name=tag,proto3" json:"tag,omitempty"`
+	Goodbye       *wire.Goodbye          `protobuf:"bytes,2,opt,name=goodbye,proto3" json:"goodbye,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RelayEnd) Reset() {
+	*x = RelayEnd{}
+	mi := &file_tailnet_proto_tailnet_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RelayEnd) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RelayEnd) ProtoMessage() {}
+
+func (x *RelayEnd) ProtoReflect() protoreflect.Message {
+	mi := &file_tailnet_proto_tailnet_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RelayEnd.ProtoReflect.Descriptor instead.
+func (*RelayEnd) Descriptor() ([]byte, []int) {
+	return file_tailnet_proto_tailnet_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *RelayEnd) GetTag() string {
+	if x != nil {
+		return x.Tag
+	}
+	return ""
+}
+
+func (x *RelayEnd) GetGoodbye() *wire.Goodbye {
+	if x != nil {
+		return x.Goodbye
+	}
+	return nil
+}
+
+// RelayExtend says that a node has a newer relay token: its connections may live
+// longer, and the token whose SHA-256 this is lets it in.
+type RelayExtend struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	NodeKey       []byte                 `protobuf:"bytes,1,opt,name=node_key,json=nodeKey,proto3" json:"node_key,omitempty"`
+	ExpiresAt     *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
+	TokenHash     []byte                 `protobuf:"bytes,3,opt,name=token_hash,json=tokenHash,proto3" json:"token_hash,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RelayExtend) Reset() {
+	*x = RelayExtend{}
+	mi := &file_tailnet_proto_tailnet_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RelayExtend) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RelayExtend) ProtoMessage() {}
+
+func (x *RelayExtend) ProtoReflect() protoreflect.Message {
+	mi := &file_tailnet_proto_tailnet_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RelayExtend.ProtoReflect.Descriptor instead.
+func (*RelayExtend) Descriptor() ([]byte, []int) {
+	return file_tailnet_proto_tailnet_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *RelayExtend) GetNodeKey() []byte {
+	if x != nil {
+		return x.NodeKey
+	}
+	return nil
+}
+
+func (x *RelayExtend) GetExpiresAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpiresAt
+	}
+	return nil
+}
+
+func (x *RelayExtend) GetTokenHash() []byte {
+	if x != nil {
+		return x.TokenHash
+	}
+	return nil
+}
+
+type AdmitRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Token string                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	// open: the token's connection is open already. It may stay although the token has
+	// expired if its node has got a newer one.
+	Open          bool `protobuf:"varint,2,opt,name=open,proto3" json:"open,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AdmitRequest) Reset() {
+	*x = AdmitRequest{}
+	mi := &file_tailnet_proto_tailnet_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AdmitRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AdmitRequest) ProtoMessage() {}
+
+func (x *AdmitRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tailnet_proto_tailnet_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AdmitRequest.ProtoReflect.Descriptor instead.
+func (*AdmitRequest) Descriptor() ([]byte, []int) {
+	return file_tailnet_proto_tailnet_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *AdmitRequest) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+func (x *AdmitRequest) GetOpen() bool {
+	if x != nil {
+		return x.Open
+	}
+	return false
+}
+
+type AdmitResponse struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	NodeKey []byte                 `protobuf:"bytes,1,opt,name=node_key,json=nodeKey,proto3" json:"node_key,omitempty"`
+	// agent: the node is an agent's; otherwise a client's.
+	Agent     bool                   `protobuf:"varint,2,opt,name=agent,proto3" json:"agent,omitempty"`
+	ExpiresAt *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
+	// tags name what the admission rests on, in words that mean something only to the
+	// server.
+	Tags          []string `protobuf:"bytes,4,rep,name=tags,proto3" json:"tags,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AdmitResponse) Reset() {
+	*x = AdmitResponse{}
+	mi := &file_tailnet_proto_tailnet_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AdmitResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AdmitResponse) ProtoMessage() {}
+
+func (x *AdmitResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tailnet_proto_tailnet_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AdmitResponse.ProtoReflect.Descriptor instead.
+func (*AdmitResponse) Descriptor() ([]byte, []int) {
+	return file_tailnet_proto_tailnet_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *AdmitResponse) GetNodeKey() []byte {
+	if x != nil {
+		return x.NodeKey
+	}
+	return nil
+}
+
+func (x *AdmitResponse) GetAgent() bool {
+	if x != nil {
+		return x.Agent
+	}
+	return false
+}
+
+func (x *AdmitResponse) GetExpiresAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpiresAt
+	}
+	return nil
+}
+
+func (x *AdmitResponse) GetTags() []string {
+	if x != nil {
+		return x.Tags
+	}
+	return nil
+}
+
 var File_tailnet_proto_tailnet_proto protoreflect.FileDescriptor
 
 const file_tailnet_proto_tailnet_proto_rawDesc = "" +
@@ -1592,11 +2115,53 @@ const file_tailnet_proto_tailnet_proto_rawDesc = "" +
 	"\x04name\x18\x03 \x01(\tR\x04name\x12\x1b\n" +
 	"\trelay_url\x18\x04 \x01(\tR\brelayUrl\x12\x1b\n" +
 	"\tstun_host\x18\x05 \x01(\tR\bstunHost\x12\x1b\n" +
-	"\tstun_port\x18\x06 \x01(\rR\bstunPort2\xd1\x01\n" +
+	"\tstun_port\x18\x06 \x01(\rR\bstunPort\"R\n" +
+	"\x14RegisterRelayRequest\x12\x1d\n" +
+	"\n" +
+	"access_url\x18\x01 \x01(\tR\taccessUrl\x12\x1b\n" +
+	"\tstun_port\x18\x02 \x01(\rR\bstunPort\"\x87\x02\n" +
+	"\vRelayNotice\x12F\n" +
+	"\n" +
+	"registered\x18\x01 \x01(\v2$.fairlead.tailnet.v1.RelayRegisteredH\x00R\n" +
+	"registered\x127\n" +
+	"\x05probe\x18\x02 \x01(\v2\x1f.fairlead.tailnet.v1.RelayProbeH\x00R\x05probe\x121\n" +
+	"\x03end\x18\x03 \x01(\v2\x1d.fairlead.tailnet.v1.RelayEndH\x00R\x03end\x12:\n" +
+	"\x06extend\x18\x04 \x01(\v2 .fairlead.tailnet.v1.RelayExtendH\x00R\x06extendB\b\n" +
+	"\x06notice\"c\n" +
+	"\x0fRelayRegistered\x12\x1b\n" +
+	"\tregion_id\x18\x01 \x01(\x05R\bregionId\x12\x1f\n" +
+	"\vregion_code\x18\x02 \x01(\tR\n" +
+	"regionCode\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\"6\n" +
+	"\n" +
+	"RelayProbe\x12\x0e\n" +
+	"\x02ok\x18\x01 \x01(\bR\x02ok\x12\x18\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\"W\n" +
+	"\bRelayEnd\x12\x10\n" +
+	"\x03tag\x18\x01 \x01(\tR\x03tag\x129\n" +
+	"\agoodbye\x18\x02 \x01(\v2\x1f.fairlead.disconnect.v1.GoodbyeR\agoodbye\"\x82\x01\n" +
+	"\vRelayExtend\x12\x19\n" +
+	"\bnode_key\x18\x01 \x01(\fR\anodeKey\x129\n" +
+	"\n" +
+	"expires_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x12\x1d\n" +
+	"\n" +
+	"token_hash\x18\x03 \x01(\fR\ttokenHash\"8\n" +
+	"\fAdmitRequest\x12\x14\n" +
+	"\x05token\x18\x01 \x01(\tR\x05token\x12\x12\n" +
+	"\x04open\x18\x02 \x01(\bR\x04open\"\x8f\x01\n" +
+	"\rAdmitResponse\x12\x19\n" +
+	"\bnode_key\x18\x01 \x01(\fR\anodeKey\x12\x14\n" +
+	"\x05agent\x18\x02 \x01(\bR\x05agent\x129\n" +
+	"\n" +
+	"expires_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x12\x12\n" +
+	"\x04tags\x18\x04 \x03(\tR\x04tags2\xd1\x01\n" +
 	"\x0eTailnetService\x12a\n" +
 	"\n" +
 	"Coordinate\x12&.fairlead.tailnet.v1.CoordinateRequest\x1a'.fairlead.tailnet.v1.CoordinateResponse(\x010\x01\x12\\\n" +
-	"\x0eStreamDERPMaps\x12*.fairlead.tailnet.v1.StreamDERPMapsRequest\x1a\x1c.fairlead.tailnet.v1.DERPMap0\x01B%Z#fairlead.dev/fairlead/tailnet/protob\x06proto3"
+	"\x0eStreamDERPMaps\x12*.fairlead.tailnet.v1.StreamDERPMapsRequest\x1a\x1c.fairlead.tailnet.v1.DERPMap0\x012\xb9\x01\n" +
+	"\fRelayService\x12Y\n" +
+	"\bRegister\x12).fairlead.tailnet.v1.RegisterRelayRequest\x1a .fairlead.tailnet.v1.RelayNotice0\x01\x12N\n" +
+	"\x05Admit\x12!.fairlead.tailnet.v1.AdmitRequest\x1a\".fairlead.tailnet.v1.AdmitResponseB%Z#fairlead.dev/fairlead/tailnet/protob\x06proto3"
 
 var (
 	file_tailnet_proto_tailnet_proto_rawDescOnce sync.Once
@@ -1611,7 +2176,7 @@ func file_tailnet_proto_tailnet_proto_rawDescGZIP() []byte {
 }
 
 var file_tailnet_proto_tailnet_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_tailnet_proto_tailnet_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_tailnet_proto_tailnet_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_tailnet_proto_tailnet_proto_goTypes = []any{
 	(PeerUpdate_Kind)(0),          // 0: fairlead.tailnet.v1.PeerUpdate.Kind
 	(Refusal_Code)(0),             // 1: fairlead.tailnet.v1.Refusal.Code
@@ -1635,9 +2200,17 @@ var file_tailnet_proto_tailnet_proto_goTypes = []any{
 	(*StreamDERPMapsRequest)(nil), // 19: fairlead.tailnet.v1.StreamDERPMapsRequest
 	(*DERPMap)(nil),               // 20: fairlead.tailnet.v1.DERPMap
 	(*DERPRegion)(nil),            // 21: fairlead.tailnet.v1.DERPRegion
-	(*timestamppb.Timestamp)(nil), // 22: google.protobuf.Timestamp
-	(*wire.Goodbye)(nil),          // 23: fairlead.disconnect.v1.Goodbye
-	(*wire.Attribution)(nil),      // 24: fairlead.disconnect.v1.Attribution
+	(*RegisterRelayRequest)(nil),  // 22: fairlead.tailnet.v1.RegisterRelayRequest
+	(*RelayNotice)(nil),           // 23: fairlead.tailnet.v1.RelayNotice
+	(*RelayRegistered)(nil),       // 24: fairlead.tailnet.v1.RelayRegistered
+	(*RelayProbe)(nil),            // 25: fairlead.tailnet.v1.RelayProbe
+	(*RelayEnd)(nil),              // 26: fairlead.tailnet.v1.RelayEnd
+	(*RelayExtend)(nil),           // 27: fairlead.tailnet.v1.RelayExtend
+	(*AdmitRequest)(nil),          // 28: fairlead.tailnet.v1.AdmitRequest
+	(*AdmitResponse)(nil),         // 29: fairlead.tailnet.v1.AdmitResponse
+	(*timestamppb.Timestamp)(nil), // 30: google.protobuf.Timestamp
+	(*wire.Goodbye)(nil),          // 31: fairlead.disconnect.v1.Goodbye
+	(*wire.Attribution)(nil),      // 32: fairlead.disconnect.v1.Attribution
 }
 var file_tailnet_proto_tailnet_proto_depIdxs = []int32{
 	4,  // 0: fairlead.tailnet.v1.CoordinateRequest.proof:type_name -> fairlead.tailnet.v1.Proof
@@ -1654,26 +2227,37 @@ var file_tailnet_proto_tailnet_proto_depIdxs = []int32{
 	15, // 11: fairlead.tailnet.v1.CoordinateResponse.tunnel_reply:type_name -> fairlead.tailnet.v1.TunnelReply
 	17, // 12: fairlead.tailnet.v1.CoordinateResponse.ready:type_name -> fairlead.tailnet.v1.Ready
 	18, // 13: fairlead.tailnet.v1.CoordinateResponse.presence:type_name -> fairlead.tailnet.v1.Presence
-	22, // 14: fairlead.tailnet.v1.Admitted.expires_at:type_name -> google.protobuf.Timestamp
+	30, // 14: fairlead.tailnet.v1.Admitted.expires_at:type_name -> google.protobuf.Timestamp
 	0,  // 15: fairlead.tailnet.v1.PeerUpdate.kind:type_name -> fairlead.tailnet.v1.PeerUpdate.Kind
 	2,  // 16: fairlead.tailnet.v1.PeerUpdate.node:type_name -> fairlead.tailnet.v1.Node
-	23, // 17: fairlead.tailnet.v1.PeerUpdate.goodbye:type_name -> fairlead.disconnect.v1.Goodbye
+	31, // 17: fairlead.tailnet.v1.PeerUpdate.goodbye:type_name -> fairlead.disconnect.v1.Goodbye
 	16, // 18: fairlead.tailnet.v1.TunnelReply.refusal:type_name -> fairlead.tailnet.v1.Refusal
 	1,  // 19: fairlead.tailnet.v1.Refusal.code:type_name -> fairlead.tailnet.v1.Refusal.Code
-	22, // 20: fairlead.tailnet.v1.Refusal.offline_since:type_name -> google.protobuf.Timestamp
-	24, // 21: fairlead.tailnet.v1.Refusal.ending:type_name -> fairlead.disconnect.v1.Attribution
-	24, // 22: fairlead.tailnet.v1.Presence.ending:type_name -> fairlead.disconnect.v1.Attribution
-	22, // 23: fairlead.tailnet.v1.Presence.at:type_name -> google.protobuf.Timestamp
+	30, // 20: fairlead.tailnet.v1.Refusal.offline_since:type_name -> google.protobuf.Timestamp
+	32, // 21: fairlead.tailnet.v1.Refusal.ending:type_name -> fairlead.disconnect.v1.Attribution
+	32, // 22: fairlead.tailnet.v1.Presence.ending:type_name -> fairlead.disconnect.v1.Attribution
+	30, // 23: fairlead.tailnet.v1.Presence.at:type_name -> google.protobuf.Timestamp
 	21, // 24: fairlead.tailnet.v1.DERPMap.regions:type_name -> fairlead.tailnet.v1.DERPRegion
-	3,  // 25: fairlead.tailnet.v1.TailnetService.Coordinate:input_type -> fairlead.tailnet.v1.CoordinateRequest
-	19, // 26: fairlead.tailnet.v1.TailnetService.StreamDERPMaps:input_type -> fairlead.tailnet.v1.StreamDERPMapsRequest
-	11, // 27: fairlead.tailnet.v1.TailnetService.Coordinate:output_type -> fairlead.tailnet.v1.CoordinateResponse
-	20, // 28: fairlead.tailnet.v1.TailnetService.StreamDERPMaps:output_type -> fairlead.tailnet.v1.DERPMap
-	27, // [27:29] is the sub-list for method output_type
-	25, // [25:27] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	24, // 25: fairlead.tailnet.v1.RelayNotice.registered:type_name -> fairlead.tailnet.v1.RelayRegistered
+	25, // 26: fairlead.tailnet.v1.RelayNotice.probe:type_name -> fairlead.tailnet.v1.RelayProbe
+	26, // 27: fairlead.tailnet.v1.RelayNotice.end:type_name -> fairlead.tailnet.v1.RelayEnd
+	27, // 28: fairlead.tailnet.v1.RelayNotice.extend:type_name -> fairlead.tailnet.v1.RelayExtend
+	31, // 29: fairlead.tailnet.v1.RelayEnd.goodbye:type_name -> fairlead.disconnect.v1.Goodbye
+	30, // 30: fairlead.tailnet.v1.RelayExtend.expires_at:type_name -> google.protobuf.Timestamp
+	30, // 31: fairlead.tailnet.v1.AdmitResponse.expires_at:type_name -> google.protobuf.Timestamp
+	3,  // 32: fairlead.tailnet.v1.TailnetService.Coordinate:input_type -> fairlead.tailnet.v1.CoordinateRequest
+	19, // 33: fairlead.tailnet.v1.TailnetService.StreamDERPMaps:input_type -> fairlead.tailnet.v1.StreamDERPMapsRequest
+	22, // 34: fairlead.tailnet.v1.RelayService.Register:input_type -> fairlead.tailnet.v1.RegisterRelayRequest
+	28, // 35: fairlead.tailnet.v1.RelayService.Admit:input_type -> fairlead.tailnet.v1.AdmitRequest
+	11, // 36: fairlead.tailnet.v1.TailnetService.Coordinate:output_type -> fairlead.tailnet.v1.CoordinateResponse
+	20, // 37: fairlead.tailnet.v1.TailnetService.StreamDERPMaps:output_type -> fairlead.tailnet.v1.DERPMap
+	23, // 38: fairlead.tailnet.v1.RelayService.Register:output_type -> fairlead.tailnet.v1.RelayNotice
+	29, // 39: fairlead.tailnet.v1.RelayService.Admit:output_type -> fairlead.tailnet.v1.AdmitResponse
+	36, // [36:40] is the sub-list for method output_type
+	32, // [32:36] is the sub-list for method input_type
+	32, // [32:32] is the sub-list for extension type_name
+	32, // [32:32] is the sub-list for extension extendee
+	0,  // [0:32] is the sub-list for field type_name
 }
 
 func init() { file_tailnet_proto_tailnet_proto_init() }
@@ -1698,15 +2282,21 @@ func file_tailnet_proto_tailnet_proto_init() {
 		(*CoordinateResponse_Ready)(nil),
 		(*CoordinateResponse_Presence)(nil),
 	}
+	file_tailnet_proto_tailnet_proto_msgTypes[21].OneofWrappers = []any{
+		(*RelayNotice_Registered)(nil),
+		(*RelayNotice_Probe)(nil),
+		(*RelayNotice_End)(nil),
+		(*RelayNotice_Extend)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tailnet_proto_tailnet_proto_rawDesc), len(file_tailnet_proto_tailnet_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   20,
+			NumMessages:   28,
 			NumExtensions: 0,
-			NumServices:   1,
+			NumServices:   2,
 		},
 		GoTypes:           file_tailnet_proto_tailnet_proto_goTypes,
 		DependencyIndexes: file_tailnet_proto_tailnet_proto_depIdxs,

@@ -162,3 +162,161 @@ var TailnetService_ServiceDesc = grpc.ServiceDesc{
 	},
 	Metadata: "tailnet/proto/tailnet.proto",
 }
+
+const (
+	RelayService_Register_FullMethodName = "/fairlead.tailnet.v1.RelayService/Register"
+	RelayService_Admit_FullMethodName    = "/fairlead.tailnet.v1.RelayService/Admit"
+)
+
+// RelayServiceClient is the client API for RelayService service.
+//
+// For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// RelayService is for relays that are processes of their own.
+type RelayServiceClient interface {
+	// Register says where the relay is reached. While the stream is open, and some time
+	// longer unless the relay says goodbye, it is among the relays to use. The server
+	// sends Registered first.
+	Register(ctx context.Context, in *RegisterRelayRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[RelayNotice], error)
+	// Admit asks whom a relay token lets in. PERMISSION_DENIED: nobody; the status may
+	// carry a Goodbye that says why no longer. UNAVAILABLE: ask again.
+	Admit(ctx context.Context, in *AdmitRequest, opts ...grpc.CallOption) (*AdmitResponse, error)
+}
+
+type relayServiceClient struct {
+	cc grpc.ClientConnInterface
+}
+
+func NewRelayServiceClient(cc grpc.ClientConnInterface) RelayServiceClient {
+	return &relayServiceClient{cc}
+}
+
+func (c *relayServiceClient) Register(ctx context.Context, in *RegisterRelayRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[RelayNotice], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &RelayService_ServiceDesc.Streams[0], RelayService_Register_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[RegisterRelayRequest, RelayNotice]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type RelayService_RegisterClient = grpc.ServerStreamingClient[RelayNotice]
+
+func (c *relayServiceClient) Admit(ctx context.Context, in *AdmitRequest, opts ...grpc.CallOption) (*AdmitResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AdmitResponse)
+	err := c.cc.Invoke(ctx, RelayService_Admit_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// RelayServiceServer is the server API for RelayService service.
+// All implementations must embed UnimplementedRelayServiceServer
+// for forward compatibility.
+//
+// RelayService is for relays that are processes of their own.
+type RelayServiceServer interface {
+	// Register says where the relay is reached. While the stream is open, and some time
+	// longer unless the relay says goodbye, it is among the relays to use. The server
+	// sends Registered first.
+	Register(*RegisterRelayRequest, grpc.ServerStreamingServer[RelayNotice]) error
+	// Admit asks whom a relay token lets in. PERMISSION_DENIED: nobody; the status may
+	// carry a Goodbye that says why no longer. UNAVAILABLE: ask again.
+	Admit(context.Context, *AdmitRequest) (*AdmitResponse, error)
+	mustEmbedUnimplementedRelayServiceServer()
+}
+
+// UnimplementedRelayServiceServer must be embedded to have
+// forward compatible implementations.
+//
+// NOTE: this should be embedded by value instead of pointer to avoid a nil
+// pointer dereference when methods are called.
+type UnimplementedRelayServiceServer struct{}
+
+func (UnimplementedRelayServiceServer) Register(*RegisterRelayRequest, grpc.ServerStreamingServer[RelayNotice]) error {
+	return status.Error(codes.Unimplemented, "method Register not implemented")
+}
+func (UnimplementedRelayServiceServer) Admit(context.Context, *AdmitRequest) (*AdmitResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Admit not implemented")
+}
+func (UnimplementedRelayServiceServer) mustEmbedUnimplementedRelayServiceServer() {}
+func (UnimplementedRelayServiceServer) testEmbeddedByValue()                      {}
+
+// UnsafeRelayServiceServer may be embedded to opt out of forward compatibility for this service.
+// Use of this interface is not recommended, as added methods to RelayServiceServer will
+// result in compilation errors.
+type UnsafeRelayServiceServer interface {
+	mustEmbedUnimplementedRelayServiceServer()
+}
+
+func RegisterRelayServiceServer(s grpc.ServiceRegistrar, srv RelayServiceServer) {
+	// If the following call panics, it indicates UnimplementedRelayServiceServer was
+	// embedded by pointer and is nil.  This will cause panics if an
+	// unimplemented method is ever invoked, so we test this at initialization
+	// time to prevent it from happening at runtime later due to I/O.
+	if t, ok := srv.(interface{ testEmbeddedByValue() }); ok {
+		t.testEmbeddedByValue()
+	}
+	s.RegisterService(&RelayService_ServiceDesc, srv)
+}
+
+func _RelayService_Register_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(RegisterRelayRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(RelayServiceServer).Register(m, &grpc.GenericServerStream[RegisterRelayRequest, RelayNotice]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type RelayService_RegisterServer = grpc.ServerStreamingServer[RelayNotice]
+
+func _RelayService_Admit_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AdmitRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RelayServiceServer).Admit(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RelayService_Admit_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RelayServiceServer).Admit(ctx, req.(*AdmitRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+// RelayService_ServiceDesc is the grpc.ServiceDesc for RelayService service.
+// It's only intended for direct use with grpc.RegisterService,
+// and not to be introspected or modified (even as a copy)
+var RelayService_ServiceDesc = grpc.ServiceDesc{
+	ServiceName: "fairlead.tailnet.v1.RelayService",
+	HandlerType: (*RelayServiceServer)(nil),
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "Admit",
+			Handler:    _RelayService_Admit_Handler,
+		},
+	},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "Register",
+			Handler:       _RelayService_Register_Handler,
+			ServerStreams: true,
+		},
+	},
+	Metadata: "tailnet/proto/tailnet.proto",
+}

@@ -22,6 +22,11 @@ import (
 )
 
 const (
+	// Path is where a relay is reached, below its access URL, and ProbePath where it
+	// says which one it is.
+	Path      = "/api/v1/relay"
+	ProbePath = "/api/v1/relay/probe"
+
 	// Subprotocol is the WebSocket sub-protocol of a relay connection.
 	Subprotocol = "derp"
 

@@ -73,13 +73,8 @@ func (s *TokenSigner) Sign(c Claims) string {
 // Verify returns the claims of token at the time now. The error is [ErrTokenInvalid],
 // or [ErrTokenExpired] with the claims.
 func (s *TokenSigner) Verify(token string, now time.Time) (Claims, error) {
-	text, ok := strings.CutPrefix(token, tokenPrefix)
-	// The line ends that the decoder skips would give one token several spellings.
-	if !ok || strings.ContainsAny(text, "\r\n") || tokenEncoding.DecodedLen(len(text)) > minToken+maxSubject {
-		return Claims{}, ErrTokenInvalid
-	}
-	buf, err := tokenEncoding.DecodeString(text)
-	if err != nil || len(buf) < minToken {
+	buf, ok := decode(token)
+	if !ok {
 		return Claims{}, ErrTokenInvalid
 	}
 	payload, mac := buf[:len(buf)-sha256.Size], buf[len(buf)-sha256.Size:]
@@ -119,4 +114,22 @@ func (s *TokenSigner) mac(payload []byte) []byte {
 	h.Write([]byte(tokenDomain))
 	h.Write(payload)
 	return h.Sum(nil)
+}
+
+// LooksLikeToken reports whether text has the form of a token, so that a relay need not
+// ask about noise.
+func LooksLikeToken(text string) bool {
+	_, ok := decode(text)
+	return ok
+}
+
+// decode returns the bytes of a token, in which nothing has been checked.
+func decode(token string) ([]byte, bool) {
+	text, ok := strings.CutPrefix(token, tokenPrefix)
+	// The line ends that the decoder skips would give one token several spellings.
+	if !ok || strings.ContainsAny(text, "\r\n") || tokenEncoding.DecodedLen(len(text)) > minToken+maxSubject {
+		return nil, false
+	}
+	buf, err := tokenEncoding.DecodeString(text)
+	return buf, err == nil && len(buf) >= minToken
 }

@@ -33,7 +33,7 @@ func TestTwoAgentsWithOneToken(t *testing.T) {
 	require.Contains(t, p.Stderr.String(), "reason=duplicate_agent initiator=server expected=false")
 	s.AwaitAgent("online")
 	require.Equal(t, "hello\n", s.Must("ssh", "dev", "--", "echo hello"))
-	require.Equal(t, 1, strings.Count(s.Server.Stderr.String(), "two agents with one token"), "they do not take turns")
+	require.Equal(t, 1, strings.Count(s.Server.Stderr.String(), "two with one token"), "they do not take turns")
 }
 
 // TestAgentThatDoesNotAnswer: an older agent that does not answer is gone.
@@ -52,5 +52,5 @@ func TestAgentThatDoesNotAnswer(t *testing.T) {
 	})
 	s.AwaitAgent("online")
 	require.Equal(t, "hello\n", s.Must("ssh", "dev", "--", "echo hello"))
-	require.NotContains(t, s.Server.Stderr.String(), "two agents with one token")
+	require.NotContains(t, s.Server.Stderr.String(), "two with one token")
 }

@@ -106,7 +106,7 @@ func TestUnits(t *testing.T) {
 	require.NoError(t, os.Mkdir(dir, 0o700))
 	units, err := filepath.Glob("../../deploy/systemd/*")
 	require.NoError(t, err)
-	require.Len(t, units, 3)
+	require.Len(t, units, 4)
 	for _, unit := range units {
 		text, err := os.ReadFile(unit)
 		require.NoError(t, err)
@@ -114,11 +114,13 @@ func TestUnits(t *testing.T) {
 		name := strings.Replace(filepath.Base(unit), "@", "@root", 1)
 		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte(here), 0o600))
 	}
-	for _, name := range []string{"fairlead-server.service", "fairlead-server.socket", "fairlead-agent@root.service"} {
+	for _, name := range []string{"fairlead-server.service", "fairlead-server.socket", "fairlead-agent@root.service", "fairlead-relay.service"} {
 		r := h.Execute(nil, analyze, "verify", "--man=no", "--recursive-errors=no", filepath.Join(dir, name))
 		require.Equal(t, 0, r.Code, r.Stderr)
 		require.NotContains(t, r.Stderr, dir, "a line that systemd does not know")
 	}
-	r := h.Execute(nil, analyze, "security", "--offline=true", "--threshold=15", filepath.Join(dir, "fairlead-server.service"))
-	require.Equal(t, 0, r.Code, "exposure above 1.5:\n%s%s", r.Stdout, r.Stderr)
+	for _, name := range []string{"fairlead-server.service", "fairlead-relay.service"} {
+		r := h.Execute(nil, analyze, "security", "--offline=true", "--threshold=15", filepath.Join(dir, name))
+		require.Equal(t, 0, r.Code, "%s: exposure above 1.5:\n%s%s", name, r.Stdout, r.Stderr)
+	}
 }

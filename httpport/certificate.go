@@ -1,9 +1,8 @@
-package server
+package httpport
 
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
@@ -107,6 +106,3 @@ func (c *certificate) take(pair *tls.Certificate) {
 	c.logger.LogAttrs(context.Background(), level, msg,
 		slog.String("tls_cert", c.certFile), slog.Time("not_after", leaf.NotAfter), slog.Any("dns_names", leaf.DNSNames))
 }
-
-// errHalfTLS is a certificate without its key, or the other way round.
-var errHalfTLS = errors.New("a TLS certificate and its key must be given together")
