@@ -3,6 +3,7 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -43,8 +44,7 @@ func newTokenCreate(s streams) *cobra.Command {
 	withAPI(cmd, s, func(cmd *cobra.Command, api *sdk.Client, args []string, asJSON bool) error {
 		req := sdk.CreateTokenRequest{Label: args[0], Scope: scope, User: user}
 		if life > 0 {
-			at := time.Now().Add(time.Duration(life))
-			req.ExpiresAt = &at
+			req.ExpiresIn = int64(math.Ceil(time.Duration(life).Seconds())) // by the server's clock, not ours
 		}
 		if user != "" {
 			if err := mustBeAdmin(cmd.Context(), api); err != nil {

@@ -210,6 +210,15 @@ func contactText(url string, a disconnect.Attribution) string {
 			return "the server at " + url + " cannot be reached: " + wsconn.ErrSpeaksTLS.Error()
 		}
 		return "what answers at " + url + " is not a Fairlead server"
+	case disconnect.TLSFailure:
+		now := "by this machine's clock, which says " + time.Now().Format(time.DateTime) + ": one of the two is wrong"
+		switch {
+		case strings.HasPrefix(a.Detail, "not_yet_valid"):
+			return "the certificate of the server at " + url + " is not valid yet " + now
+		case strings.HasPrefix(a.Detail, "expired"):
+			return "the certificate of the server at " + url + " is not valid any more " + now
+		}
+		return "contact the server at " + url + ": " + disconnect.Scrub(a.Detail)
 	case disconnect.VersionMismatch:
 		return "the server at " + url + " has no protocol version in common with this client"
 	case disconnect.LimitExceeded:
@@ -289,7 +298,7 @@ func (c *Client) tunnel(ctx context.Context, name string) (tailnet.Tunnel, error
 func comingBack(err error, now time.Time) bool {
 	var refused *tailnet.RefusedError
 	return errors.As(err, &refused) && refused.Code == proto.Refusal_AGENT_OFFLINE &&
-		refused.Ending.Initiator == disconnect.Server && now.Sub(refused.Since) < time.Minute
+		refused.Ending.Initiator == disconnect.Server && now.Sub(refused.Since).Abs() < time.Minute
 }
 
 func (c *Client) workspaceConfig(name string, tunnel tailnet.Tunnel) workspaceConfig {
@@ -376,8 +385,7 @@ func refusalText(name string, refused *tailnet.RefusedError, now time.Time) stri
 	case proto.Refusal_AGENT_OFFLINE:
 		text := "the agent of workspace " + name + " is offline"
 		if !refused.Since.IsZero() {
-			text += fmt.Sprintf(" since %s (%v ago)", refused.Since.Local().Format("2006-01-02 15:04:05"),
-				max(now.Sub(refused.Since), 0).Round(time.Second))
+			text += " since " + refused.Since.Local().Format("2006-01-02 15:04:05") + sinceText(now.Sub(refused.Since))
 		}
 		if !refused.Ending.IsZero() {
 			text += "; it ended with " + refused.Ending.String()
@@ -386,6 +394,15 @@ func refusalText(name string, refused *tailnet.RefusedError, now time.Time) stri
 	default:
 		return "the server refused workspace " + name + ": " + disconnect.Scrub(refused.Message)
 	}
+}
+
+// sinceText says how long ago something was that the server has dated. What lies in the
+// future shows that the clocks disagree.
+func sinceText(ago time.Duration) string {
+	if ago < -time.Minute {
+		return fmt.Sprintf(" (the server's clock is ahead of this machine's by %v)", -ago.Round(time.Second))
+	}
+	return fmt.Sprintf(" (%v ago)", max(ago, 0).Round(time.Second))
 }
 
 // Close leaves: it says g to the agents of all workspaces, then to the server, and

@@ -130,6 +130,9 @@ type CreateTokenRequest struct {
 	Label     string     `json:"label"`
 	Scope     string     `json:"scope,omitempty"` // empty means "full"
 	ExpiresAt *time.Time `json:"expires_at,omitempty"`
+	// ExpiresIn is the same in seconds from now, for who does not know the server's
+	// clock. Give one of the two, or none for a token without an end.
+	ExpiresIn int64 `json:"expires_in,omitempty"`
 }
 
 // CreateTokenResponse is the only time that the secret is shown.

@@ -91,7 +91,15 @@ func (s *Server) shapeToken(row *store.Token, req sdk.CreateTokenRequest) error 
 	default:
 		return invalid("the scope is none of full, read and ssh")
 	}
-	if at := req.ExpiresAt; at != nil {
+	at := req.ExpiresAt
+	if in := req.ExpiresIn; in != 0 {
+		if at != nil || in < 0 || in > int64(maxTokenLife/time.Second) {
+			return invalid("a token expires in the future, within ten years")
+		}
+		end := row.CreatedAt.Add(time.Duration(in) * time.Second)
+		at = &end
+	}
+	if at != nil {
 		if !at.After(row.CreatedAt) || at.Sub(row.CreatedAt) > maxTokenLife {
 			return invalid("a token expires in the future, within ten years")
 		}
