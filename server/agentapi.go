@@ -81,23 +81,21 @@ func (a *agentAPI) GetManifest(ctx context.Context, req *proto.GetManifestReques
 	if err != nil {
 		return nil, err
 	}
-	pinned, err := a.store.PinSSHHostKey(ctx, id.ID, key, a.now())
+	ws, err := a.store.WorkspaceByID(ctx, id.ID)
+	if err == nil && ws.SSHHostKey != key { // a thousand agents that come back write nothing
+		ws.SSHHostKey, err = a.store.PinSSHHostKey(ctx, id.ID, key, a.now())
+	}
 	if err != nil {
 		return nil, a.failed(ctx, id, err)
 	}
-	if pinned != key {
+	if ws.SSHHostKey != key {
 		a.logger.WarnContext(ctx, "agent refused: its ssh host key is not the pinned one", "workspace_id", id.ID)
 		return nil, status.Error(codes.PermissionDenied,
 			"this workspace is registered with another SSH host key: start the agent with its former state directory, or have its owner run: fairlead workspace rekey")
 	}
-	ws, err := a.store.WorkspaceByID(ctx, id.ID)
-	if err != nil {
-		return nil, a.failed(ctx, id, err)
-	}
-	if older := a.presence.rival(link); older != nil {
+	if older := a.presence.opened(ws.ID, link); older != nil {
 		displace(ctx, a.logger, older, "agent")
 	}
-	a.presence.opened(ws.ID, link)
 	return &proto.Manifest{WorkspaceId: ws.ID, WorkspaceName: ws.Name, OwnerName: ws.OwnerName}, nil
 }
 

@@ -39,6 +39,7 @@ var (
 	errMethod      = &refusal{http.StatusMethodNotAllowed, sdk.CodeMethodNotAllowed, "this path does not take that method", disconnect.ProtocolError}
 	errTooLarge    = &refusal{http.StatusRequestEntityTooLarge, sdk.CodeTooLarge, "the request's body is too long", disconnect.LimitExceeded}
 	errStopping    = &refusal{http.StatusServiceUnavailable, sdk.CodeUnavailable, "the server is stopping", disconnect.ServerShutdown}
+	errGone        = &refusal{http.StatusNotFound, sdk.CodeNotFound, "what this is about does not exist any more", disconnect.AuthFailed}
 	errNoWorkspace = &refusal{http.StatusNotFound, sdk.CodeNotFound, "no such workspace, or no right to reach it", disconnect.AuthFailed}
 )
 
@@ -80,15 +81,17 @@ func forbidden(message string) *refusal {
 // the caller learns only that.
 func writeError(w http.ResponseWriter, r *http.Request, logger *slog.Logger, err error) {
 	var e *refusal
-	if !errors.As(err, &e) {
-		if r.Context().Err() != nil {
-			e = errStopping // the caller left, or the server stops: nobody's failure
-		} else {
-			logger.LogAttrs(r.Context(), slog.LevelError, "request failed",
-				slog.String("path", disconnect.Scrub(r.URL.Path)), slog.String("error", disconnect.Scrub(err.Error())))
-			if e = errInternal; store.IsFull(err) {
-				e = errFull
-			}
+	switch {
+	case errors.As(err, &e):
+	case errors.Is(err, store.ErrNotFound):
+		e = errGone
+	case r.Context().Err() != nil:
+		e = errStopping // the caller left, or the server stops: nobody's failure
+	default:
+		logger.LogAttrs(r.Context(), slog.LevelError, "request failed",
+			slog.String("path", disconnect.Scrub(r.URL.Path)), slog.String("error", disconnect.Scrub(err.Error())))
+		if e = errInternal; store.IsFull(err) {
+			e = errFull
 		}
 	}
 	h := w.Header()

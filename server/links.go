@@ -31,14 +31,16 @@ type presence struct {
 	logger *slog.Logger
 	now    func() time.Time
 
-	mu     sync.Mutex // guards online, and orders the records about agents
-	online map[string]present
+	records sync.Mutex // held while the database is told; orders what it is told
+	mu      sync.Mutex // guards online; nobody waits for the database with it
+	online  map[string]present
 }
 
 // present is the newest link of one workspace's agent.
 type present struct {
-	link  *control.Link
-	since time.Time
+	link     *control.Link
+	instance string // of the agent's process
+	since    time.Time
 }
 
 // since returns since when a workspace's agent is online, if it is.
@@ -56,52 +58,63 @@ func (p *presence) registered(link *control.Link) bool {
 	return p.online[link.Peer().ID].link == link
 }
 
-// rival returns the link of another process than link's that counts now for the same
-// workspace; nil: there is none.
-func (p *presence) rival(link *control.Link) *control.Link {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	here := p.online[link.Peer().ID].link
-	if here == nil || here == link || here.PeerInstance() == link.PeerInstance() {
+// opened records a new link of an agent that has registered. An older one of the same
+// workspace that has not ended yet is no longer what counts; if it is another process',
+// it is returned.
+func (p *presence) opened(workspaceID string, link *control.Link) (displaced *control.Link) {
+	p.records.Lock()
+	defer p.records.Unlock()
+	here := present{link: link, instance: link.PeerInstance(), since: p.now()}
+	former, ok := p.replace(workspaceID, here)
+	if !ok {
 		return nil
 	}
-	return here
+	ctx, cancel := context.WithTimeout(context.Background(), recordTimeout)
+	defer cancel()
+	if err := p.store.AgentConnected(ctx, workspaceID, here.instance, here.since); err != nil {
+		p.logger.WarnContext(ctx, "cannot record an agent's connection", "workspace_id", workspaceID, "error", err)
+	}
+	if former.instance == here.instance {
+		return nil
+	}
+	return former.link
 }
 
-// opened records a new link of an agent that has registered. An older one of the same
-// workspace that has not ended yet is no longer what counts.
-func (p *presence) opened(workspaceID string, link *control.Link) {
+// replace makes here what counts for a workspace and returns what did before, or reports
+// false when there is nothing to do.
+func (p *presence) replace(workspaceID string, here present) (former present, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	select {
-	case <-link.Done():
-		return // whoever waits for its end has been here already, or finds nothing to do
+	case <-here.link.Done():
+		return former, false // whoever waits for its end has been here already, or finds nothing to do
 	default:
 	}
-	if p.online[workspaceID].link == link {
-		return // it registers a second time
+	former = p.online[workspaceID]
+	if former.link == here.link {
+		return former, false // it registers a second time
 	}
-	here := present{link: link, since: p.now()}
 	p.online[workspaceID] = here
-	ctx, cancel := context.WithTimeout(context.Background(), recordTimeout)
-	defer cancel()
-	if err := p.store.AgentConnected(ctx, workspaceID, link.PeerInstance(), here.since); err != nil {
-		p.logger.WarnContext(ctx, "cannot record an agent's connection", "workspace_id", workspaceID, "error", err)
-	}
+	return former, true
 }
 
 // ended records how a link of an agent ended, unless a newer one has taken its place.
 func (p *presence) ended(workspaceID string, link *control.Link, ending disconnect.Attribution) {
+	p.records.Lock()
+	defer p.records.Unlock()
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.online[workspaceID].link != link {
+	counts := p.online[workspaceID].link == link
+	if counts {
+		delete(p.online, workspaceID)
+	}
+	p.mu.Unlock()
+	if !counts {
 		return
 	}
-	delete(p.online, workspaceID)
 	// The server may be stopping: this record is part of that.
 	ctx, cancel := context.WithTimeout(context.Background(), recordTimeout)
 	defer cancel()
-	err := p.store.AgentEnded(ctx, workspaceID, link.PeerInstance(), p.now(), ending)
+	err := p.store.AgentEnded(ctx, workspaceID, p.now(), ending)
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		p.logger.WarnContext(ctx, "cannot record an agent's ending", "workspace_id", workspaceID, "error", err)
 	}

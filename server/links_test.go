@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -366,6 +367,61 @@ func TestNewerLinkCounts(t *testing.T) {
 	row, err := s.store.WorkspaceByID(t.Context(), ws.ID)
 	require.NoError(t, err)
 	require.True(t, row.Agent.Online)
+}
+
+// TestManyAgentsWithOneToken: of agents that register at one time one is left, and each
+// of the others is told.
+func TestManyAgentsWithOneToken(t *testing.T) {
+	s := run(t, nil)
+	u, _ := s.addUser(t, "ada", store.RoleMember)
+	first, ws, token := s.agentLink(t, u, "dev")
+	key := hostKey(t)
+	register(t, first, key)
+	links := []*control.Link{first}
+	for range 5 {
+		link, err := s.dial(t, disconnect.Agent, token, uuid.NewString())
+		require.NoError(t, err)
+		links = append(links, link)
+	}
+	var all sync.WaitGroup
+	for _, link := range links[1:] {
+		all.Go(func() { // the loser's call fails with its link
+			_, _ = agentproto.NewAgentServiceClient(link.RPC()).GetManifest(testutil.Context(t, patience),
+				&agentproto.GetManifestRequest{SshHostKey: key})
+		})
+	}
+	all.Wait()
+	require.Eventually(t, func() bool {
+		left := 0
+		for _, link := range links {
+			if link.Ending().IsZero() {
+				left++
+			}
+		}
+		return left == 1
+	}, patience, 5*time.Millisecond)
+	for _, link := range links {
+		if e := link.Ending(); !e.IsZero() {
+			require.Equal(t, disconnect.DuplicateAgent, e.Reason)
+			continue
+		}
+		require.True(t, s.linkOf(t, ws.ID).Ending().IsZero(), "the one that is left counts")
+	}
+}
+
+// TestEndingWithoutARecordedBeginning: a database that missed the beginning of a link
+// is told its end all the same.
+func TestEndingWithoutARecordedBeginning(t *testing.T) {
+	s := run(t, nil)
+	u, _ := s.addUser(t, "ada", store.RoleMember)
+	link, ws, _ := s.agentLink(t, u, "dev")
+	register(t, link, hostKey(t))
+	require.NoError(t, s.store.AgentConnected(t.Context(), ws.ID, "of long ago", s.opts.Now()))
+	require.NoError(t, link.Close(disconnect.Goodbye{Reason: disconnect.ServerShutdown, Initiator: disconnect.Agent}))
+	require.Eventually(t, func() bool {
+		row, err := s.store.WorkspaceByID(t.Context(), ws.ID)
+		return err == nil && !row.Agent.Online && row.Agent.Ending.Reason == disconnect.ServerShutdown
+	}, patience, 5*time.Millisecond)
 }
 
 func TestManifestPinsTheHostKey(t *testing.T) {

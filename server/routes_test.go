@@ -225,6 +225,17 @@ func TestRightWithdrawnWhileTheBodyIsOnItsWay(t *testing.T) {
 	require.Empty(t, tokens)
 }
 
+// TestWhatIsGoneMeanwhileIsNotOurFailure: something that was deleted during the request.
+func TestWhatIsGoneMeanwhileIsNotOurFailure(t *testing.T) {
+	s := run(t, nil)
+	w := httptest.NewRecorder()
+	w.Header().Set(sdk.HeaderVersion, s.opts.Version)
+	err := s.store.SetAgentToken(t.Context(), "nothing", "hash")
+	writeError(w, httptest.NewRequestWithContext(t.Context(), "POST", "/x", nil), s.logger, err)
+	requireRefusal(t, answer{w.Result(), w.Body.String()}, http.StatusNotFound, sdk.CodeNotFound)
+	require.NotContains(t, s.log.String(), "request failed")
+}
+
 // TestCallerWhoLeavesStopsNothing: what has begun is done to its end.
 func TestCallerWhoLeavesStopsNothing(t *testing.T) {
 	s := run(t, nil)

@@ -114,7 +114,7 @@ func Restore(ctx context.Context, path, dir string, force bool) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(restore(ctx, path, dir, force), release())
+	return errors.Join(restore(ctx, path, dir, force), sameOwner(dir, filepath.Join(dir, lockFile)), release())
 }
 
 func restore(ctx context.Context, path, dir string, force bool) error {

@@ -154,8 +154,13 @@ func TestRestoreByRootLeavesTheOwner(t *testing.T) {
 	require.NoError(t, store.Backup(t.Context(), from, path))
 	require.NoError(t, os.Chown(dir, 12345, 12346))
 	require.NoError(t, store.Restore(t.Context(), path, dir, false))
-	info, err := os.Stat(filepath.Join(dir, "fairlead.db"))
+	files, err := os.ReadDir(dir)
 	require.NoError(t, err)
-	owner := info.Sys().(*syscall.Stat_t)
-	require.Equal(t, []uint32{12345, 12346}, []uint32{owner.Uid, owner.Gid})
+	require.Len(t, files, 2, "the database and the lock")
+	for _, f := range files {
+		info, err := f.Info()
+		require.NoError(t, err)
+		owner := info.Sys().(*syscall.Stat_t)
+		require.Equal(t, []uint32{12345, 12346}, []uint32{owner.Uid, owner.Gid}, f.Name())
+	}
 }

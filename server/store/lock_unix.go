@@ -14,7 +14,7 @@ import (
 // each coordinate only their own half of the peers. The kernel releases the lock of a
 // process that dies.
 func lock(dir string) (release func() error, err error) {
-	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := os.OpenFile(filepath.Join(dir, lockFile), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, stateError(dir, err)
 	}

@@ -25,6 +25,9 @@ var migrations embed.FS
 // files beside it while it is open.
 const databaseFile = "fairlead.db"
 
+// lockFile is held by the process that has the state directory.
+const lockFile = "lock"
+
 // Open opens the database in the state directory dir, which it creates (0700) when it
 // is missing, and brings it to this binary's version. One process at a time may have
 // it open. Every error is one sentence for the person who started the server.
@@ -95,6 +98,7 @@ func open(path string, release func() error) (*Store, error) {
 		return nil, errors.Join(fmt.Errorf("open database %s: %w", path, err), write.Close())
 	}
 	read.SetMaxOpenConns(4)
+	read.SetMaxIdleConns(4) // opening one runs all the pragmas
 	return &Store{read: read, write: write, engine: engine{isUnique: sqliteUnique}, release: release}, nil
 }
 

@@ -163,14 +163,13 @@ func (s *Store) AgentsSeen(ctx context.Context, at time.Time) error {
 	return nil
 }
 
-// AgentEnded records how the control link of an agent's instance ended. It changes
-// nothing, and returns ErrNotFound, when a newer instance has taken its place.
-func (s *Store) AgentEnded(ctx context.Context, id, instance string, at time.Time, ending disconnect.Attribution) error {
+// AgentEnded records how the control link of an agent ended, or returns ErrNotFound.
+func (s *Store) AgentEnded(ctx context.Context, id string, at time.Time, ending disconnect.Attribution) error {
 	err := affectOne(ctx, s.write,
 		`UPDATE workspaces SET agent_online = FALSE, agent_seen_at = $1,
 		        ending_reason = $2, ending_initiator = $3, ending_detail = $4
-		 WHERE id = $5 AND agent_instance = $6`,
-		micros(at), int(ending.Reason), int(ending.Initiator), disconnect.Scrub(ending.Detail), id, instance)
+		 WHERE id = $5`,
+		micros(at), int(ending.Reason), int(ending.Initiator), disconnect.Scrub(ending.Detail), id)
 	if err != nil {
 		return fmt.Errorf("record agent ending: %w", err)
 	}
