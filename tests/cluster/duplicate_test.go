@@ -15,6 +15,9 @@ import (
 func secondAgent(s *site.Site) *site.Process {
 	s.T.Helper()
 	require.NoError(s.T, os.CopyFS(s.Path("clone"), os.DirFS(s.Path("agent"))))
+	for _, key := range []string{"clone/ssh_host_ed25519_key", "clone/node_key"} {
+		require.NoError(s.T, os.Chmod(s.Path(key), 0o600)) // the copy has lost its mode
+	}
 	return s.Start("agent", s.URL, "--token-file", s.AgentToken, "--state-dir", s.Path("clone"), "--log-format", "json")
 }
 
