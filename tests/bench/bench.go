@@ -19,6 +19,7 @@ type bench struct {
 	ctx     context.Context
 	binary  string
 	rounds  int
+	firsts  int
 	streams int
 	bytes   int64
 
@@ -92,7 +93,7 @@ func (b *bench) reportCold() error {
 
 // reportFirstByte times from process start to the SSH server's first byte.
 func (b *bench) reportFirstByte() error {
-	return b.interleave("first byte of a raw stream, from process start", "ms", b.rounds, func(p peer) (float64, error) {
+	return b.interleave("first byte of a raw stream, from process start", "ms", b.firsts, func(p peer) (float64, error) {
 		cmd := p.banner()
 		out, err := cmd.StdoutPipe()
 		if err != nil {

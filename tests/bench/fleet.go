@@ -23,6 +23,7 @@ type fleet struct {
 	*site.Site
 	n      int
 	meters string // address of the server's metrics
+	stun   string // address of the server's STUN
 	api    *sdk.Client
 	empty  usage // of the server before the agents came
 }
@@ -76,7 +77,7 @@ func (b *bench) wholeFleet() (*fleet, error) {
 	if b.fleet != nil {
 		return b.fleet, nil
 	}
-	b.fleet = &fleet{Site: site.Empty(b.t), n: b.agents, meters: site.FreeAddress(b.t)}
+	b.fleet = &fleet{Site: site.Empty(b.t), n: b.agents, meters: site.FreeAddress(b.t), stun: site.FreeAddress(b.t)}
 	return b.fleet, b.fleet.start(b.ctx, b.settle/3)
 }
 
@@ -111,7 +112,9 @@ func (f *fleet) start(ctx context.Context, settle time.Duration) (err error) {
 	return f.startAgents(ctx, tokens.String())
 }
 
-func (f *fleet) startServer() { f.StartServer("--metrics-listen", f.meters) }
+// startServer keeps the port of STUN, as a real server does: another one is another
+// relay region for the nodes, to which they connect anew.
+func (f *fleet) startServer() { f.StartServer("--metrics-listen", f.meters, "--stun-listen", f.stun) }
 
 func (f *fleet) startAgents(ctx context.Context, tokens string) error {
 	self, err := os.Executable()
@@ -136,12 +139,17 @@ func (f *fleet) startAgents(ctx context.Context, tokens string) error {
 func (f *fleet) awaitAll(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, comeBack)
 	defer cancel()
+	begin, told := time.Now(), time.Duration(0)
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for {
 		online, relayed := f.here(ctx)
 		if online >= f.n && relayed >= f.n {
 			return nil
+		}
+		if since := time.Since(begin).Truncate(time.Second); since != told {
+			told = since
+			progress("after %v: %d online, %d at the relay", since, online, relayed)
 		}
 		select {
 		case <-ctx.Done():

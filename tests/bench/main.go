@@ -28,6 +28,7 @@ func main() {
 	}
 	binary := flag.String("binary", "bin/fairlead", "release binary to measure")
 	rounds := flag.Int("rounds", 20, "cold starts of each peer")
+	firsts := flag.Int("firsts", 200, "first bytes of each peer")
 	streams := flag.Int("streams", 5, "bulk transfers of each peer")
 	megabytes := flag.Int("megabytes", 256, "size of a bulk transfer")
 	agents := flag.Int("agents", 1000, "agents of the fleet")
@@ -38,7 +39,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	b := &bench{
-		ctx: ctx, binary: *binary, rounds: *rounds, streams: *streams, bytes: int64(*megabytes) << 20,
+		ctx: ctx, binary: *binary, rounds: *rounds, firsts: *firsts, streams: *streams, bytes: int64(*megabytes) << 20,
 		agents: *agents, settle: *settle, profiles: *profiles, sections: chosen(*only),
 	}
 	if err := measure(ctx, b.run); err != nil {
