@@ -157,11 +157,43 @@ func (c *Client) do(ctx context.Context, method, path string, in, out any) error
 }
 
 func (c *Client) doQuery(ctx context.Context, method, path string, query url.Values, in, out any) error {
+	req, err := c.request(ctx, method, path, query, in)
+	if err != nil {
+		return err
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return c.unreachable(err)
+	}
+	defer resp.Body.Close()
+	return c.answer(resp, out)
+}
+
+// stream asks for an answer that lasts: only ctx ends it, and the caller must Close it.
+func (c *Client) stream(ctx context.Context, path string, query url.Values) (io.ReadCloser, error) {
+	req, err := c.request(ctx, http.MethodGet, path, query, nil)
+	if err != nil {
+		return nil, err
+	}
+	lasting := *c.http
+	lasting.Timeout = 0
+	resp, err := lasting.Do(req)
+	if err != nil {
+		return nil, c.unreachable(err)
+	}
+	if resp.StatusCode/100 != 2 || resp.Header.Get(HeaderVersion) == "" {
+		defer resp.Body.Close()
+		return nil, c.answer(resp, nil)
+	}
+	return resp.Body, nil
+}
+
+func (c *Client) request(ctx context.Context, method, path string, query url.Values, in any) (*http.Request, error) {
 	var body io.Reader
 	if in != nil {
 		b, err := json.Marshal(in)
 		if err != nil {
-			return &Error{Code: CodeInvalid, Message: "encode request: " + err.Error(), Err: err}
+			return nil, &Error{Code: CodeInvalid, Message: "encode request: " + err.Error(), Err: err}
 		}
 		body = bytes.NewReader(b)
 	}
@@ -169,7 +201,7 @@ func (c *Client) doQuery(ctx context.Context, method, path string, query url.Val
 	target.RawQuery = query.Encode()
 	req, err := http.NewRequestWithContext(ctx, method, target.String(), body)
 	if err != nil {
-		return &Error{Code: CodeInvalid, Message: "make request: " + err.Error(), Err: err}
+		return nil, &Error{Code: CodeInvalid, Message: "make request: " + err.Error(), Err: err}
 	}
 	req.Header.Set("Accept", "application/json")
 	if in != nil {
@@ -178,12 +210,7 @@ func (c *Client) doQuery(ctx context.Context, method, path string, query url.Val
 	if c.token != "" {
 		req.Header.Set("Authorization", "Bearer "+c.token)
 	}
-	resp, err := c.http.Do(req)
-	if err != nil {
-		return c.unreachable(err)
-	}
-	defer resp.Body.Close()
-	return c.answer(resp, out)
+	return req, nil
 }
 
 // answer reads an HTTP answer into out, or into an error.

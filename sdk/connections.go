@@ -2,7 +2,11 @@ package sdk
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
+	"iter"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -120,4 +124,49 @@ func (c *Client) Connection(ctx context.Context, prefix string) (Connection, err
 		return Connection{}, &Error{Code: CodeInvalid, Message: fmt.Sprintf("more than one connection has an id that begins with %q: give more of it", prefix)}
 	}
 	return page.Connections[0], nil
+}
+
+// ConnectionPages returns the pages of the connection log that q chooses, one after the
+// other, until limit rows; 0: all.
+func (c *Client) ConnectionPages(ctx context.Context, q ConnectionQuery, limit int) iter.Seq2[[]Connection, error] {
+	return func(yield func([]Connection, error) bool) {
+		for left := limit; limit == 0 || left > 0; {
+			q.Limit = MaxConnectionPage
+			if limit != 0 {
+				q.Limit = min(left, MaxConnectionPage)
+			}
+			page, err := c.Connections(ctx, q)
+			left -= len(page.Connections)
+			if err == nil && len(page.Connections) == 0 {
+				return
+			}
+			if !yield(page.Connections, err) || err != nil || page.Next == "" {
+				return
+			}
+			q.Cursor = page.Next
+		}
+	}
+}
+
+// FollowConnections calls each with the rows that q chooses as they open and close,
+// until ctx ends, each fails or the server ends it; it returns why.
+func (c *Client) FollowConnections(ctx context.Context, q ConnectionQuery, each func(Connection) error) error {
+	query := q.Values()
+	query.Set("follow", "true")
+	lines, err := c.stream(ctx, "/api/v1/connections", query)
+	if err != nil {
+		return err
+	}
+	defer lines.Close()
+	for decoder := json.NewDecoder(lines); ; {
+		var row Connection
+		if err := decoder.Decode(&row); errors.Is(err, io.EOF) {
+			return &Error{Code: CodeUnavailable, Message: fmt.Sprintf("the server at %s ended the stream", c.base)}
+		} else if err != nil {
+			return c.unreachable(err)
+		}
+		if err := each(row); err != nil {
+			return err
+		}
+	}
 }
