@@ -3,6 +3,7 @@ package baddays
 import (
 	"net"
 	"os"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -63,6 +64,33 @@ func TestAddressLeadsElsewhere(t *testing.T) {
 	sh.Echo("through-all-of-it")
 	sh.Type("exit 3\r")
 	require.Equal(t, 3, sh.Wait())
+}
+
+// TestNameStopsResolving: the agent says that the name is the matter, and comes back when
+// it leads to the server again.
+func TestNameStopsResolving(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("an /etc/hosts of its own needs root: what happens when a name stops resolving is not tested")
+	}
+	s := site.Empty(t)
+	s.StartServer()
+	s.Settle()
+	hosts, resolver := s.Write("hosts", "127.0.0.1 fairlead.test\n"), s.Write("resolv.conf", "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n")
+	_, port, err := net.SplitHostPort(s.Address)
+	require.NoError(t, err)
+	s.Agent = s.StartCommand(exec.Command("unshare", "--mount", "sh", "-c",
+		`mount --bind "$1" /etc/hosts && mount --bind "$2" "$(readlink -f /etc/resolv.conf)" && shift 2 && exec "$@"`, "sh", hosts, resolver,
+		site.Binary, "agent", "http://fairlead.test:"+port, "--insecure-http", "--token-file", s.AgentToken,
+		"--state-dir", s.Path("agent"), "--log-format", "json"))
+	s.AwaitAgent("online")
+	s.Write("hosts", "127.0.0.1 localhost\n")
+	s.Server.Stop()
+	s.Agent.Stderr.AwaitText(t, `"reason":"dns_failure"`)
+	s.StartServer()
+	s.Write("hosts", "127.0.0.1 fairlead.test\n")
+	s.AwaitAgent("online")
+	require.Equal(t, "back\n", s.Must("ssh", "dev", "--", "echo back"))
 }
 
 // TestAddressIsNotHammered: while the server's address leads elsewhere, agent and client

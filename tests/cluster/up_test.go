@@ -121,10 +121,15 @@ func TestUpTwice(t *testing.T) {
 	before := h.Run("ssh", "local", "--", "echo one")
 	require.Equal(t, "one\n", before.Stdout, before.Stderr)
 
+	sh := h.OpenShell("local")
+	login := read(t, h.Path("config/profiles.json"))
 	second := h.Run("up", "--state-dir", h.Path("up"), "--listen", "127.0.0.1:0")
 	require.Equal(t, 1, second.Code)
 	require.Contains(t, second.Stderr, "another")
-	require.Equal(t, 1, strings.Count(second.Stderr, "fairlead: "), second.Stderr)
+	require.Equal(t, 1, strings.Count(second.Stderr, "\n"), second.Stderr)
+	require.Empty(t, second.Stdout)
+	require.Equal(t, login, read(t, h.Path("config/profiles.json")))
+	sh.Echo("the-first-goes-on")
 
 	up.Stop()
 	site.StartUp(h)
