@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"encoding/json"
+	"fmt"
 	"net"
 	"strings"
 	"syscall"
@@ -84,16 +85,16 @@ func TestRelayKilled(t *testing.T) {
 	t.Parallel()
 	s, a, b := relaySite(t)
 	sh := s.OpenShell("dev", "--force-relay")
-	for _, r := range []*relayProcess{a, b, a} {
+	for i, r := range []*relayProcess{a, b, a} {
 		r.Kill()
 		began := time.Now()
-		sh.Echo("without-" + r.name)
+		sh.Echo(fmt.Sprintf("without-%s-%d", r.name, i)) // a word that is not on the screen yet
 		t.Logf("relay %s killed: echo after %s", r.name, time.Since(began))
 		require.Less(t, time.Since(began), 20*time.Second)
 		require.Equal(t, "lost", statuses(s)[r.name], "a lost link does not prove a dead relay")
 		require.Equal(t, 4, s.Run("ssh", "dev", "--force-relay", "--", "exit 4").Code, "new sessions find their way too")
 		r.start()
-		sh.Echo("with-" + r.name)
+		sh.Echo(fmt.Sprintf("with-%s-%d", r.name, i))
 	}
 	sh.Type("exit 3\r")
 	require.Equal(t, 3, sh.Wait())
@@ -128,7 +129,7 @@ func TestServerRestartLeavesRelaysAlone(t *testing.T) {
 		before := []map[string]int{a.ended(t), b.ended(t)}
 		s.Server.Signal(end)
 		s.Server.Wait()
-		sh.Echo("server-is-away")
+		sh.Echo(fmt.Sprintf("server-is-away-%d", i))
 		s.StartServer("--no-relay")
 		s.AwaitAgent("online")
 		for _, r := range []*relayProcess{a, b} {
@@ -136,7 +137,7 @@ func TestServerRestartLeavesRelaysAlone(t *testing.T) {
 				return statuses(s)[r.name] == "online" && strings.Count(r.Stderr.String(), `"relay registered"`) == i+2
 			})
 		}
-		sh.Echo("server-is-back")
+		sh.Echo(fmt.Sprintf("server-is-back-%d", i))
 		require.Equal(t, before, []map[string]int{a.ended(t), b.ended(t)}, "no node has left its relay")
 		require.Equal(t, 4, s.Run("ssh", "dev", "--force-relay", "--", "exit 4").Code)
 	}
