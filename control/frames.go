@@ -70,8 +70,22 @@ func (l *Link) handle(frame *proto.LinkFrame) {
 		l.send(&proto.LinkFrame{Frame: &proto.LinkFrame_GoodbyeAck{GoodbyeAck: &proto.GoodbyeAck{}}})
 	case *proto.LinkFrame_GoodbyeAck:
 		l.acked.happen()
+	case *proto.LinkFrame_Nudge:
+		select {
+		case l.nudged <- struct{}{}:
+		default: // one that was not taken yet says the same
+		}
 	}
 }
+
+// Nudge tells the other end to ask again for what it wants to know. On a link that is
+// not up, or has ended, it does nothing: the other end asks whenever it connects.
+func (l *Link) Nudge() {
+	l.send(&proto.LinkFrame{Frame: &proto.LinkFrame_Nudge{Nudge: &proto.Nudge{}}})
+}
+
+// Nudged gives a value after the other end's Nudge; several that nobody took are one.
+func (l *Link) Nudged() <-chan struct{} { return l.nudged }
 
 func (l *Link) gotHello(hello *proto.Hello) {
 	if l.greeted.happened() {

@@ -89,10 +89,11 @@ type Link struct {
 	ctx    context.Context // ends with the link; its cause is the ending
 	cancel context.CancelCauseFunc
 
-	acked     event // the peer acknowledged our goodbye, or said its own
-	greeted   event // the peer's Hello came
-	broken    event // the socket gave its last byte
-	abandoned event // gRPC has let go of the socket
+	acked     event         // the peer acknowledged our goodbye, or said its own
+	greeted   event         // the peer's Hello came
+	broken    event         // the socket gave its last byte
+	abandoned event         // gRPC has let go of the socket
+	nudged    chan struct{} // has one place
 	parts     sync.WaitGroup
 
 	heard atomic.Int64 // when bytes last came, in nanoseconds since born
@@ -143,6 +144,7 @@ func newLink(conn *wsconn.Conn, heartbeat, silence time.Duration) *Link {
 	l := &Link{
 		conn: conn, born: time.Now(),
 		acked: newEvent(), greeted: newEvent(), broken: newEvent(), abandoned: newEvent(),
+		nudged: make(chan struct{}, 1),
 	}
 	if heartbeat <= 0 {
 		heartbeat = defaultHeartbeat

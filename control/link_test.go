@@ -38,6 +38,28 @@ func TestHello(t *testing.T) {
 	require.Equal(t, []*Link{accepted}, w.server.Links())
 }
 
+// TestNudge: several that nobody took are one, and none is lost after that.
+func TestNudge(t *testing.T) {
+	w := newWorld(t, nil)
+	dialled, accepted := w.dial(t, w.options("agent"))
+	for range 2 {
+		for range 3 {
+			accepted.Nudge()
+		}
+		accepted.beatAndWait(t)
+		receive(t, dialled.Nudged())
+		require.Empty(t, dialled.Nudged())
+	}
+	dialled.Nudge() // either way
+	receive(t, accepted.Nudged())
+}
+
+// beatAndWait waits until the other end has received everything that was sent.
+func (l *Link) beatAndWait(t *testing.T) {
+	t.Helper()
+	require.True(t, l.Probe(testContext(t)))
+}
+
 func TestGoodbye(t *testing.T) {
 	for name, tc := range map[string]struct {
 		token        string

@@ -33,6 +33,7 @@ type LinkFrame struct {
 	//	*LinkFrame_Heartbeat
 	//	*LinkFrame_Goodbye
 	//	*LinkFrame_GoodbyeAck
+	//	*LinkFrame_Nudge
 	Frame         isLinkFrame_Frame `protobuf_oneof:"frame"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -111,6 +112,15 @@ func (x *LinkFrame) GetGoodbyeAck() *GoodbyeAck {
 	return nil
 }
 
+func (x *LinkFrame) GetNudge() *Nudge {
+	if x != nil {
+		if x, ok := x.Frame.(*LinkFrame_Nudge); ok {
+			return x.Nudge
+		}
+	}
+	return nil
+}
+
 type isLinkFrame_Frame interface {
 	isLinkFrame_Frame()
 }
@@ -131,6 +141,10 @@ type LinkFrame_GoodbyeAck struct {
 	GoodbyeAck *GoodbyeAck `protobuf:"bytes,4,opt,name=goodbye_ack,json=goodbyeAck,proto3,oneof"`
 }
 
+type LinkFrame_Nudge struct {
+	Nudge *Nudge `protobuf:"bytes,5,opt,name=nudge,proto3,oneof"`
+}
+
 func (*LinkFrame_Hello) isLinkFrame_Frame() {}
 
 func (*LinkFrame_Heartbeat) isLinkFrame_Frame() {}
@@ -138,6 +152,8 @@ func (*LinkFrame_Heartbeat) isLinkFrame_Frame() {}
 func (*LinkFrame_Goodbye) isLinkFrame_Frame() {}
 
 func (*LinkFrame_GoodbyeAck) isLinkFrame_Frame() {}
+
+func (*LinkFrame_Nudge) isLinkFrame_Frame() {}
 
 type Hello struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -292,17 +308,56 @@ func (*GoodbyeAck) Descriptor() ([]byte, []int) {
 	return file_control_proto_control_proto_rawDescGZIP(), []int{3}
 }
 
+// Nudge says that what the other side has asked for before has changed: it may ask
+// again. It spares a stream that is open all the time for what changes seldom.
+type Nudge struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Nudge) Reset() {
+	*x = Nudge{}
+	mi := &file_control_proto_control_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Nudge) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Nudge) ProtoMessage() {}
+
+func (x *Nudge) ProtoReflect() protoreflect.Message {
+	mi := &file_control_proto_control_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Nudge.ProtoReflect.Descriptor instead.
+func (*Nudge) Descriptor() ([]byte, []int) {
+	return file_control_proto_control_proto_rawDescGZIP(), []int{4}
+}
+
 var File_control_proto_control_proto protoreflect.FileDescriptor
 
 const file_control_proto_control_proto_rawDesc = "" +
 	"\n" +
-	"\x1bcontrol/proto/control.proto\x12\x13fairlead.control.v1\x1a\x1adisconnect/wire/wire.proto\"\x89\x02\n" +
+	"\x1bcontrol/proto/control.proto\x12\x13fairlead.control.v1\x1a\x1adisconnect/wire/wire.proto\"\xbd\x02\n" +
 	"\tLinkFrame\x122\n" +
 	"\x05hello\x18\x01 \x01(\v2\x1a.fairlead.control.v1.HelloH\x00R\x05hello\x12>\n" +
 	"\theartbeat\x18\x02 \x01(\v2\x1e.fairlead.control.v1.HeartbeatH\x00R\theartbeat\x12;\n" +
 	"\agoodbye\x18\x03 \x01(\v2\x1f.fairlead.disconnect.v1.GoodbyeH\x00R\agoodbye\x12B\n" +
 	"\vgoodbye_ack\x18\x04 \x01(\v2\x1f.fairlead.control.v1.GoodbyeAckH\x00R\n" +
-	"goodbyeAckB\a\n" +
+	"goodbyeAck\x122\n" +
+	"\x05nudge\x18\x05 \x01(\v2\x1a.fairlead.control.v1.NudgeH\x00R\x05nudgeB\a\n" +
 	"\x05frame\"B\n" +
 	"\x05Hello\x12\x1f\n" +
 	"\vinstance_id\x18\x01 \x01(\tR\n" +
@@ -313,7 +368,8 @@ const file_control_proto_control_proto_rawDesc = "" +
 	"\x04echo\x18\x02 \x01(\x04R\x04echo\x12\x16\n" +
 	"\x06answer\x18\x03 \x01(\bR\x06answer\"\f\n" +
 	"\n" +
-	"GoodbyeAck2\\\n" +
+	"GoodbyeAck\"\a\n" +
+	"\x05Nudge2\\\n" +
 	"\x0eControlService\x12J\n" +
 	"\x04Link\x12\x1e.fairlead.control.v1.LinkFrame\x1a\x1e.fairlead.control.v1.LinkFrame(\x010\x01B%Z#fairlead.dev/fairlead/control/protob\x06proto3"
 
@@ -329,26 +385,28 @@ func file_control_proto_control_proto_rawDescGZIP() []byte {
 	return file_control_proto_control_proto_rawDescData
 }
 
-var file_control_proto_control_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_control_proto_control_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
 var file_control_proto_control_proto_goTypes = []any{
 	(*LinkFrame)(nil),    // 0: fairlead.control.v1.LinkFrame
 	(*Hello)(nil),        // 1: fairlead.control.v1.Hello
 	(*Heartbeat)(nil),    // 2: fairlead.control.v1.Heartbeat
 	(*GoodbyeAck)(nil),   // 3: fairlead.control.v1.GoodbyeAck
-	(*wire.Goodbye)(nil), // 4: fairlead.disconnect.v1.Goodbye
+	(*Nudge)(nil),        // 4: fairlead.control.v1.Nudge
+	(*wire.Goodbye)(nil), // 5: fairlead.disconnect.v1.Goodbye
 }
 var file_control_proto_control_proto_depIdxs = []int32{
 	1, // 0: fairlead.control.v1.LinkFrame.hello:type_name -> fairlead.control.v1.Hello
 	2, // 1: fairlead.control.v1.LinkFrame.heartbeat:type_name -> fairlead.control.v1.Heartbeat
-	4, // 2: fairlead.control.v1.LinkFrame.goodbye:type_name -> fairlead.disconnect.v1.Goodbye
+	5, // 2: fairlead.control.v1.LinkFrame.goodbye:type_name -> fairlead.disconnect.v1.Goodbye
 	3, // 3: fairlead.control.v1.LinkFrame.goodbye_ack:type_name -> fairlead.control.v1.GoodbyeAck
-	0, // 4: fairlead.control.v1.ControlService.Link:input_type -> fairlead.control.v1.LinkFrame
-	0, // 5: fairlead.control.v1.ControlService.Link:output_type -> fairlead.control.v1.LinkFrame
-	5, // [5:6] is the sub-list for method output_type
-	4, // [4:5] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	4, // 4: fairlead.control.v1.LinkFrame.nudge:type_name -> fairlead.control.v1.Nudge
+	0, // 5: fairlead.control.v1.ControlService.Link:input_type -> fairlead.control.v1.LinkFrame
+	0, // 6: fairlead.control.v1.ControlService.Link:output_type -> fairlead.control.v1.LinkFrame
+	6, // [6:7] is the sub-list for method output_type
+	5, // [5:6] is the sub-list for method input_type
+	5, // [5:5] is the sub-list for extension type_name
+	5, // [5:5] is the sub-list for extension extendee
+	0, // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_control_proto_control_proto_init() }
@@ -361,6 +419,7 @@ func file_control_proto_control_proto_init() {
 		(*LinkFrame_Heartbeat)(nil),
 		(*LinkFrame_Goodbye)(nil),
 		(*LinkFrame_GoodbyeAck)(nil),
+		(*LinkFrame_Nudge)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -368,7 +427,7 @@ func file_control_proto_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_control_proto_control_proto_rawDesc), len(file_control_proto_control_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   4,
+			NumMessages:   5,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
