@@ -102,7 +102,6 @@ type agent struct {
 	contextConfigAPI *agentcontextconfig.API
 
 	reportQueue
-	gap atomic.Pointer[proto.Gap] // in the record, that the server has not been told of
 
 	state     *state
 	node      *tailnet.Node
@@ -153,9 +152,7 @@ func newAgent(opts Options) (*agent, error) {
 		loopDone: make(chan struct{}),
 		failed:   make(chan error, 1),
 	}
-	if err := a.openReports(); err != nil {
-		return nil, errors.Join(err, state.close())
-	}
+	a.openReports()
 	if err := a.init(); err != nil {
 		return nil, errors.Join(err, a.journal.Close(), state.close())
 	}
@@ -229,6 +226,7 @@ func (a *agent) start() {
 	a.routines.Go(func() { a.peers.Run(a.hardCtx) })
 	a.routines.Go(a.serveSSH)
 	a.routines.Go(a.serveCompanion)
+	a.routines.Go(func() { a.signLife(a.hardCtx) })
 	a.routines.Go(func() {
 		defer close(a.loopDone)
 		a.runLoop()

@@ -46,7 +46,7 @@ func (a *agent) shutdown(ctx context.Context) error {
 	err = errors.Join(err, a.node.Close())
 	a.routines.Wait()
 	a.runOut()
-	return errors.Join(err, a.journal.Close(), a.state.close())
+	return errors.Join(err, a.closeReports(), a.state.close())
 }
 
 // endSessions ends every SSH session. A process that ignores the hang-up is killed in

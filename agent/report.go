@@ -11,7 +11,6 @@ import (
 	"fairlead.dev/fairlead/agent/agentssh"
 	"fairlead.dev/fairlead/agent/proto"
 	"fairlead.dev/fairlead/disconnect"
-	"fairlead.dev/fairlead/disconnect/wire"
 )
 
 // maxReportBatch bounds the reports of one call; the server takes no more.
@@ -22,9 +21,7 @@ const maxReportBatch = 500
 // a text. An empty ip means that the address is not known.
 func (a *agent) reportConnection(id uuid.UUID, kind proto.Connection_Type, ip string) (disconnected func(code int, reason string)) {
 	ended := a.openConnection(&proto.Connection{Id: id[:], Type: kind, Ip: ip})
-	return func(code int, reason string) {
-		ended(&proto.Connection{StatusCode: int32(code), Reason: &reason, Attribution: wire.FromAttribution(fromStatus(code, reason))})
-	}
+	return func(code int, reason string) { ended(endReport(fromStatus(code, reason), code)) }
 }
 
 // fromStatus is what an exit code alone says of an end: below zero, nothing exited.
@@ -108,15 +105,21 @@ func (a *agent) runReporter(ctx context.Context, api proto.AgentServiceClient) e
 	}
 }
 
-// announce tells the server what is open, before it hears anything else of it.
+// announce tells the server what is open, before it hears anything else of it, and of
+// each gap in the record. A gap whose answer is lost is told again; the server knows it
+// by its times.
 func (a *agent) announce(ctx context.Context, api proto.AgentServiceClient) error {
-	req := &proto.AnnounceConnectionsRequest{Known: a.knownConnections(), SentAt: timestamppb.Now(), Gap: a.gap.Load()}
-	answer, err := api.AnnounceConnections(ctx, req)
-	if err != nil {
-		return fmt.Errorf("announce connections: %w", err)
+	for more := true; more; {
+		req := &proto.AnnounceConnectionsRequest{Known: a.knownConnections(), SentAt: timestamppb.Now(), Gap: a.firstGap()}
+		answer, err := api.AnnounceConnections(ctx, req)
+		if err != nil {
+			return fmt.Errorf("announce connections: %w", err)
+		}
+		a.reportAgain(answer.GetUnknown())
+		if more, err = a.gapTold(req.GetGap()); err != nil {
+			return err
+		}
 	}
-	a.gap.Store(nil) // told once
-	a.reportAgain(answer.GetUnknown())
 	return nil
 }
 

@@ -2,16 +2,21 @@ package agent
 
 import (
 	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
+	pb "google.golang.org/protobuf/proto"
 
 	"fairlead.dev/fairlead/agent/agentssh"
 	"fairlead.dev/fairlead/agent/proto"
 	"fairlead.dev/fairlead/disconnect"
 	"fairlead.dev/fairlead/disconnect/wire"
+	"fairlead.dev/fairlead/journal"
 	"fairlead.dev/fairlead/testutil"
 )
 
@@ -74,7 +79,8 @@ func TestFormerLifeIsReported(t *testing.T) {
 	dir := t.TempDir()
 	life := func() *agent {
 		a := &agent{opts: Options{StateDir: dir}, logger: slog.New(slog.DiscardHandler)}
-		require.NoError(t, a.openReports())
+		a.openReports()
+		require.NotNil(t, a.journal)
 		return a
 	}
 	a := life()
@@ -84,7 +90,7 @@ func TestFormerLifeIsReported(t *testing.T) {
 	waiting := a.trackConnection(&proto.Connection{Id: id(3)})
 	require.NoError(t, a.reportsDelivered(4, 0)) // the server has begun and ended 1, and begun 2 and 3
 	waiting(agentssh.Ended{Attribution: disconnect.Attribution{Reason: disconnect.ClientClosed, Initiator: disconnect.Client}}, nil)
-	require.NoError(t, a.journal.Close()) // as if killed: nothing was said
+	dir = killed(t, a)
 
 	b := life()
 	ends := make(map[byte]*proto.Connection)
@@ -96,15 +102,31 @@ func TestFormerLifeIsReported(t *testing.T) {
 	require.Len(t, ends, 2)
 	require.Equal(t, disconnect.ClientClosed, wire.ToAttribution(ends[3].GetAttribution()).Reason)
 	died := wire.ToAttribution(ends[2].GetAttribution())
+	dir = killed(t, b) // and the obituary was not delivered
+
+	c := life()
+	require.Equal(t, b.reportsPending(), c.reportsPending(), "one obituary, whoever writes it")
 	require.Equal(t, disconnect.PeerCrashed, died.Reason)
 	require.Equal(t, disconnect.Agent, died.Initiator)
 	require.Equal(t, "ada", ends[2].GetPrincipal())
-	require.NoError(t, b.reportsDelivered(b.reportsPending(), 0))
-	require.NoError(t, b.journal.Close())
+	require.NoError(t, c.reportsDelivered(c.reportsPending(), 0))
+	dir = killed(t, c)
 
-	c := life()
-	require.Zero(t, c.reportsPending(), "everything was acknowledged")
-	require.NoError(t, c.journal.Close())
+	d := life()
+	require.Zero(t, d.reportsPending(), "everything was acknowledged")
+	require.NoError(t, d.journal.Close())
+}
+
+// killed leaves what kill -9 would leave of an agent's state, and returns where.
+func killed(t *testing.T, a *agent) (dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	data, err := os.ReadFile(filepath.Join(a.opts.StateDir, "reports", "journal"))
+	require.NoError(t, err)
+	require.NoError(t, os.Mkdir(filepath.Join(dir, "reports"), 0o700))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "reports", "journal"), data, 0o600))
+	require.NoError(t, a.journal.Close())
+	return dir
 }
 
 func TestTrackConnectionNeverReportsAnEmptyReason(t *testing.T) {
@@ -118,6 +140,132 @@ func TestTrackConnectionNeverReportsAnEmptyReason(t *testing.T) {
 	require.Equal(t, "ada", ending.GetPrincipal())
 	require.Equal(t, "192.0.2.1", ending.GetIp())
 	require.EqualValues(t, 7, ending.GetBytesSent())
+}
+
+// TestUnreadableRecordNeverStopsTheAgent: it serves without one, says so once, and tells
+// the server of a gap. What another version wrote is set aside, and the rest is reported.
+func TestUnreadableRecordNeverStopsTheAgent(t *testing.T) {
+	t.Run("journal", func(t *testing.T) {
+		s := newTestSite(t)
+		dir := t.TempDir()
+		require.NoError(t, os.WriteFile(filepath.Join(dir, "reports"), nil, 0o600)) // no directory
+		a, recorder := s.startAgent(t, func(o *Options) { o.StateDir = dir })
+		a.reportConnection(uuid.UUID{1}, proto.Connection_SSH, "")(0, "done")
+		require.Len(t, s.delivered(t, a), 2)
+		recorder.WaitForMessage(testutil.Context(t, 20*time.Second), msgNoRecord)
+		require.Len(t, s.gaps(), 1)
+		require.Nil(t, s.gaps()[0].GetFrom(), "nobody knows since when")
+	})
+	t.Run("records", func(t *testing.T) {
+		s := newTestSite(t)
+		dir := t.TempDir()
+		j, _, err := journal.Open(filepath.Join(dir, "reports"), journal.Options{})
+		require.NoError(t, err)
+		report, err := pb.Marshal(&proto.ReportConnectionRequest{Connection: &proto.Connection{Id: id(1), Action: proto.Connection_CONNECT}})
+		require.NoError(t, err)
+		short, err := pb.Marshal(&proto.ReportConnectionRequest{Connection: &proto.Connection{Id: []byte{1}}})
+		require.NoError(t, err)
+		for _, data := range []string{"", "?", "r\xff", "g\xff", "r" + string(short), "r" + string(report), "something else"} {
+			_, err := j.Append([]byte(data))
+			require.NoError(t, err)
+		}
+		require.NoError(t, j.Close())
+		a, _ := s.startAgent(t, func(o *Options) { o.StateDir = dir })
+		got := s.delivered(t, a)
+		require.Len(t, got, 2)
+		require.Equal(t, disconnect.ServerShutdown, wire.ToAttribution(got[1].GetAttribution()).Reason, "it was closed in order")
+		require.Len(t, s.gaps(), 1)
+	})
+}
+
+// gaps returns those that the agent has told of, each as often as it did.
+func (s *testSite) gaps() (all []*proto.Gap) {
+	s.api.mu.Lock()
+	defer s.api.mu.Unlock()
+	for _, a := range s.api.announced {
+		if a.GetGap() != nil {
+			all = append(all, a.GetGap())
+		}
+	}
+	return all
+}
+
+// TestGapIsToldUntilTheServerHasIt: by this life or the next, and not after that.
+func TestGapIsToldUntilTheServerHasIt(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	life := func() *agent {
+		a := &agent{opts: Options{StateDir: dir}, logger: slog.New(slog.DiscardHandler)}
+		a.openReports()
+		require.NotNil(t, a.journal)
+		return a
+	}
+	a := life()
+	from, to := time.Unix(1000, 0), time.Unix(2000, 0)
+	a.addGap(journal.Gap{From: from, To: to}, "one")
+	a.addGap(journal.Gap{To: to}, "two")
+	require.NoError(t, a.journal.Close())
+
+	b := life()
+	require.Equal(t, "one", b.firstGap().GetDetail())
+	require.True(t, from.Equal(b.firstGap().GetFrom().AsTime()))
+	more, err := b.gapTold(b.firstGap())
+	require.NoError(t, err)
+	require.True(t, more)
+	require.NoError(t, b.journal.Close())
+
+	c := life()
+	require.Equal(t, "two", c.firstGap().GetDetail())
+	more, err = c.gapTold(c.firstGap())
+	require.NoError(t, err)
+	require.False(t, more)
+	require.NoError(t, c.journal.Close())
+
+	d := life()
+	require.Nil(t, d.firstGap())
+	require.NoError(t, d.journal.Close())
+}
+
+// TestBadTextStopsNobody: text that no message can carry would be refused with all
+// that is behind it, for ever.
+func TestBadTextStopsNobody(t *testing.T) {
+	s := newTestSite(t)
+	a, _ := s.startAgent(t, nil)
+	a.reportConnection(uuid.UUID{1}, proto.Connection_SSH, "\xff\xfe")(1, "gone\xff")
+	a.trackConnection(&proto.Connection{Id: id(2), Principal: "\xff", App: "\xff", ClientVersion: "v\xff"})
+	got := s.delivered(t, a)
+	require.Len(t, got, 3)
+	require.Equal(t, "gone", got[1].GetReason())
+}
+
+// TestRecordHoldsAllReports: as many connections as are taken, with the longest texts,
+// each with a record of its beginning and of its end.
+func TestRecordHoldsAllReports(t *testing.T) {
+	t.Parallel()
+	long := strings.Repeat("x", 1000)
+	open := func() *proto.Connection {
+		c := uuid.New()
+		return &proto.Connection{Id: c[:], Principal: long, App: long, ClientVersion: long, Ip: long}
+	}
+	a := &agent{opts: Options{StateDir: t.TempDir()}, logger: slog.New(slog.DiscardHandler)}
+	a.openReports()
+	defer a.journal.Close()
+	ended := agentssh.Ended{Attribution: disconnect.Attribution{Reason: disconnect.NetworkError, Initiator: disconnect.Network, Detail: long}}
+	var ends []func(agentssh.Ended, func(*proto.Connection))
+	for range maxReports - 1 { // each begins and is acknowledged
+		ends = append(ends, a.trackConnection(open()))
+		require.NoError(t, a.reportsDelivered(1, 0))
+	}
+	for _, end := range ends { // and then all end while the server is away
+		end(ended, nil)
+	}
+	dropped, _ := a.reportLosses()
+	require.Zero(t, dropped)
+	require.Equal(t, maxReports-1, a.reportsPending())
+	for _, report := range a.nextReports(maxReports) {
+		require.NotZero(t, a.reportRecords[report], "a report is in memory only")
+	}
+	require.NoError(t, a.journal.Degraded())
 }
 
 // TestReportsAreBounded: a connection that does not fit is left out whole and counted;

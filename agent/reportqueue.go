@@ -1,14 +1,10 @@
 package agent
 
 import (
-	"errors"
-	"fmt"
-	"path/filepath"
 	"sync"
 	"time"
 
 	"github.com/google/uuid"
-	pb "google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"fairlead.dev/fairlead/agent/proto"
@@ -35,6 +31,7 @@ type reportQueue struct {
 	begun             map[uuid.UUID]beginning // those whose end is not acknowledged
 	openReports       int                     // of begun, those whose end is not queued
 	dropped, refused  int                     // since they were last told
+	gaps              []gap                   // in the record, that the server has not been told of
 
 	// Each has one place.
 	reportQueued chan struct{} // something was queued
@@ -46,59 +43,6 @@ type beginning struct {
 	report *proto.ReportConnectionRequest
 	record uint64
 	ended  bool
-}
-
-// openReports opens the journal and takes over what is in it. A journal that cannot be
-// used stops the agent no more than a full disk: reports are in memory then.
-func (a *agent) openReports() error {
-	a.reportQueued, a.reportIdle = make(chan struct{}, 1), make(chan struct{}, 1)
-	j, left, err := journal.Open(filepath.Join(a.opts.StateDir, "reports"), journal.Options{Logger: a.logger})
-	if err != nil {
-		return fmt.Errorf("open the record of connections: %w", err)
-	}
-	a.journal = j
-	if g := left.Gap; g != nil {
-		a.gap.Store(&proto.Gap{From: timestamppb.New(g.From), To: timestamppb.New(g.To), Detail: "the agent's machine went down before its record was on the disk"})
-	}
-	if err := a.recoverReports(left); err != nil {
-		return errors.Join(err, j.Close())
-	}
-	return nil
-}
-
-// recoverReports takes what the former life of the process left: reports that were not
-// acknowledged, and connections that were open when it died, which end now.
-func (q *reportQueue) recoverReports(left journal.Recovered) error {
-	q.reportMu.Lock()
-	defer q.reportMu.Unlock()
-	for _, rec := range left.Records {
-		report := new(proto.ReportConnectionRequest)
-		if err := pb.Unmarshal(rec.Data, report); err != nil {
-			return fmt.Errorf("read a connection report from the journal: %w", err)
-		}
-		q.takeLocked(report, rec.Seq)
-	}
-	died := disconnect.Attribution{
-		ConnectType: disconnect.AgentToClient, Reason: disconnect.PeerCrashed, Initiator: disconnect.Agent,
-		Detail: "the agent died without a goodbye",
-	}
-	if !left.SameBoot {
-		died.Detail = "the agent's machine went down without a goodbye"
-	}
-	for _, b := range q.begun {
-		if !b.ended {
-			open := b.report.GetConnection()
-			q.endLocked(open, endReport(died, -1), later(left.LastSign, open.GetTimestamp().AsTime()))
-		}
-	}
-	return nil
-}
-
-func later(a, b time.Time) time.Time {
-	if a.Before(b) {
-		return b
-	}
-	return a
 }
 
 // queueConnect queues the beginning of a connection and keeps a place for its end. It reports
@@ -147,13 +91,11 @@ func (q *reportQueue) endLocked(open, ending *proto.Connection, at time.Time) {
 // addLocked writes a report to the journal and queues it. Whether the journal could
 // take it is the journal's to tell (Degraded); the report is in memory in any case.
 func (q *reportQueue) addLocked(report *proto.ReportConnectionRequest) {
-	var record uint64
-	if q.journal != nil {
-		if data, err := pb.Marshal(report); err == nil { // else its text is no UTF-8, and no server would take it
-			record, _ = q.journal.Append(data) // ErrFull cannot be: maxReports bounds it
-		}
-	}
-	q.takeLocked(report, record)
+	c := report.GetConnection()
+	// One text that is not valid would stop every report behind it.
+	c.Ip, c.Principal = disconnect.Scrub(c.GetIp()), disconnect.Scrub(c.GetPrincipal())
+	c.App, c.ClientVersion = disconnect.Scrub(c.GetApp()), disconnect.Scrub(c.GetClientVersion())
+	q.takeLocked(report, q.record(recordReport, report))
 }
 
 func (q *reportQueue) takeLocked(report *proto.ReportConnectionRequest, record uint64) {

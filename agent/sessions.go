@@ -59,8 +59,9 @@ func (a *agent) trackSession(s agentssh.Session) (id string, ended func(agentssh
 	report := a.trackConnection(open)
 	a.companion.Flow(client, connection.String())
 	return connection.String(), func(e agentssh.Ended) {
-		a.companion.Ended(client, connection.String(), e.Attribution, e.ExitCode)
+		// On record before anybody is told: what the client was told is never missing.
 		report(e, func(end *proto.Connection) { end.Ip, end.Path = a.pathOf(client.Addr()) })
+		a.companion.Ended(client, connection.String(), e.Attribution, e.ExitCode)
 	}
 }
 

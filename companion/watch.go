@@ -529,7 +529,10 @@ func (w *Watch) heard(frame *proto.CompanionFrame) {
 		if _, known := w.connections[port]; !known && len(w.connections) >= maxConnections && !w.makeRoomLocked() {
 			return
 		}
-		w.connections[port] = f.GetConnectionId()
+		if w.connections[port] != f.GetConnectionId() { // it is told again on every stream
+			w.connections[port] = f.GetConnectionId()
+			w.config.Logger.Info("the agent named a connection", "connection_id", f.GetConnectionId())
+		}
 	case frame.GetEnded() != nil:
 		e := frame.GetEnded()
 		if !validID(e.GetConnectionId()) {

@@ -253,7 +253,8 @@ func (s *session) cause() disconnect.Attribution {
 	return attribute(disconnect.ClientClosed, disconnect.Client, "client closed the session")
 }
 
-// report writes the log line and tells the tracker, the first time it is called.
+// report tells the tracker and writes the log line, the first time it is called. The
+// client hears of the end later: what it was told is on record.
 func (s *session) report() {
 	s.reported.Do(func() {
 		a, _ := s.end.Get()
@@ -261,14 +262,14 @@ func (s *session) report() {
 		if s.exited.Load() {
 			code = s.proc.status.code
 		}
-		a.Log(context.Background(), s.c.srv.logger, "ssh session closed",
-			slog.String("connection_id", s.id), slog.Int("exit_code", code), slog.String("kind", string(s.kind)))
 		if s.ended != nil {
 			s.ended(Ended{
 				Attribution: a, ExitCode: code,
 				BytesSent: s.bytes.sent.Load(), BytesReceived: s.bytes.received.Load(),
 			})
 		}
+		a.Log(context.Background(), s.c.srv.logger, "ssh session closed",
+			slog.String("connection_id", s.id), slog.Int("exit_code", code), slog.String("kind", string(s.kind)))
 	})
 }
 

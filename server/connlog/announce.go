@@ -3,6 +3,7 @@ package connlog
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/google/uuid"
@@ -98,7 +99,14 @@ func insertGap(ctx context.Context, tx *store.ConnTx, agent Agent, clock clock, 
 		return nil
 	}
 	return tx.InsertGap(ctx, store.Gap{
-		ID: uuid.NewString(), Workspace: agent.Workspace,
+		ID: gapID(agent, a), Workspace: agent.Workspace,
 		Began: clock.ours(a.GapFrom), Ended: clock.ours(a.GapTo), Detail: disconnect.Scrub(a.GapDetail),
 	})
+}
+
+// gapID is the same each time that an agent tells of a gap: it does so again when the
+// answer was lost.
+func gapID(agent Agent, a Announcement) string {
+	told := fmt.Sprintf("%s %d %d %s", agent.Workspace.ID, a.GapFrom.UnixNano(), a.GapTo.UnixNano(), a.GapDetail)
+	return uuid.NewSHA1(uuid.NameSpaceOID, []byte(told)).String()
 }

@@ -274,13 +274,14 @@ type Gap struct {
 	Detail    string
 }
 
-// InsertGap adds a gap.
+// InsertGap adds a gap, unless one of its id is there.
 func (t *ConnTx) InsertGap(ctx context.Context, g Gap) error {
 	workspace, err := t.workspaceNo(ctx, g.Workspace)
 	if err != nil {
 		return err
 	}
-	_, err = t.exec(ctx, `INSERT INTO connection_gaps (id, workspace, began_at, ended_at, detail) VALUES ($1, $2, $3, $4, $5)`,
+	_, err = t.exec(ctx, `INSERT INTO connection_gaps (id, workspace, began_at, ended_at, detail) VALUES ($1, $2, $3, $4, $5)
+		ON CONFLICT (id) DO NOTHING`,
 		g.ID, workspace, micros(g.Began), micros(g.Ended), g.Detail)
 	if err != nil {
 		return fmt.Errorf("insert gap: %w", err)

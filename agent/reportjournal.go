@@ -1,0 +1,228 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"github.com/google/uuid"
+	pb "google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"fairlead.dev/fairlead/agent/proto"
+	"fairlead.dev/fairlead/disconnect"
+	"fairlead.dev/fairlead/journal"
+)
+
+const (
+	// maxRecords bounds the journal. Each of maxReports connections may have a record of
+	// its beginning and one of its end, and no text in them is longer than Scrub allows.
+	maxRecords = 32 << 20
+	// signEvery is how often the record of connections that are open has a sign of life:
+	// how precisely the next life knows when this one died.
+	signEvery = 5 * time.Second
+)
+
+const msgNoRecord = "the record of connections cannot be used: what the server has not heard when this agent dies is lost"
+
+// recordKind is the first byte of a record in the journal; the message follows.
+type recordKind byte
+
+const (
+	recordReport recordKind = 'r' // ReportConnectionRequest
+	recordGap    recordKind = 'g' // Gap
+)
+
+// gap is a time of which the server is to be told that the record has a hole in it.
+type gap struct {
+	*proto.Gap
+	record uint64
+}
+
+// openReports opens the journal and takes over what is in it. One that cannot be read
+// or written costs reports, never the workspace: without it the agent goes on in memory,
+// says so in its log, and tells the server of the gap.
+func (a *agent) openReports() {
+	a.reportQueued, a.reportIdle = make(chan struct{}, 1), make(chan struct{}, 1)
+	dir := filepath.Join(a.opts.StateDir, "reports")
+	j, left, err := journal.Open(dir, journal.Options{Logger: a.logger, MaxBytes: maxRecords})
+	if err != nil {
+		a.logger.Error(msgNoRecord, "path", dir, "error", err)
+		a.addGap(journal.Gap{To: time.Now()}, "the agent cannot read its record of connections")
+		return
+	}
+	a.journal = j
+	// What the journal says of the former life it says once: it is on record before
+	// anything else happens.
+	if left.Gap != nil {
+		a.addGap(*left.Gap, whyGap(left))
+	}
+	if unread := a.recoverReports(left); unread > 0 {
+		a.logger.Error("the record of connections holds what this version of Fairlead cannot read", "path", dir, "records", unread)
+		a.addGap(journal.Gap{To: left.LastSign}, "the agent's record of connections holds what its version cannot read")
+	}
+}
+
+func whyGap(left journal.Recovered) string {
+	switch {
+	case left.Damaged > 0:
+		return "the agent's record of connections was damaged"
+	case left.SameBoot:
+		return "the agent died while its disk did not take its record of connections"
+	}
+	return "the agent's machine went down before its record of connections was on the disk"
+}
+
+// recoverReports takes what the former life of the process left: reports that were not
+// acknowledged, gaps that were not told, and connections that were open when it died,
+// which end now. It sets aside what it cannot read, and returns how much that is.
+func (q *reportQueue) recoverReports(left journal.Recovered) (unread int) {
+	q.reportMu.Lock()
+	defer q.reportMu.Unlock()
+	for _, rec := range left.Records {
+		switch report, g := parseRecord(rec.Data); {
+		case report != nil:
+			q.takeLocked(report, rec.Seq)
+		case g != nil:
+			q.gaps = append(q.gaps, gap{Gap: g, record: rec.Seq})
+		default:
+			unread++
+			_ = q.journal.Release(rec.Seq) // it was opened a moment ago
+		}
+	}
+	died := obituary(left)
+	for _, b := range q.begun {
+		if !b.ended {
+			open := b.report.GetConnection()
+			q.endLocked(open, endReport(died, -1), later(left.LastSign, open.GetTimestamp().AsTime()))
+		}
+	}
+	return unread
+}
+
+// obituary is how the connections ended that were open at the end of the former life.
+func obituary(left journal.Recovered) disconnect.Attribution {
+	died := disconnect.Attribution{
+		ConnectType: disconnect.AgentToClient, Reason: disconnect.PeerCrashed, Initiator: disconnect.Agent,
+		Detail: "the agent died without a goodbye",
+	}
+	switch {
+	case left.Clean:
+		died.Reason, died.Detail = disconnect.ServerShutdown, "the agent stopped, and its time was over before the session had ended"
+	case !left.SameBoot:
+		died.Detail = "the agent's machine went down without a goodbye"
+	}
+	return died
+}
+
+// parseRecord returns what a record of the journal holds, or nothing if that cannot be
+// made sense of.
+func parseRecord(data []byte) (*proto.ReportConnectionRequest, *proto.Gap) {
+	if len(data) == 0 {
+		return nil, nil
+	}
+	switch recordKind(data[0]) {
+	case recordReport:
+		report := new(proto.ReportConnectionRequest)
+		if pb.Unmarshal(data[1:], report) != nil || len(report.GetConnection().GetId()) != len(uuid.UUID{}) {
+			return nil, nil
+		}
+		return report, nil
+	case recordGap:
+		g := new(proto.Gap)
+		if pb.Unmarshal(data[1:], g) != nil {
+			return nil, nil
+		}
+		return nil, g
+	}
+	return nil, nil
+}
+
+// record writes to the journal, if there is one.
+func (q *reportQueue) record(kind recordKind, m pb.Message) (seq uint64) {
+	if q.journal == nil {
+		return 0
+	}
+	data, err := pb.MarshalOptions{}.MarshalAppend([]byte{byte(kind)}, m)
+	if err != nil {
+		return 0 // only text that is not UTF-8 does this, and all text was scrubbed
+	}
+	seq, _ = q.journal.Append(data) // maxRecords suffices, and it is not closed
+	return seq
+}
+
+func (q *reportQueue) addGap(g journal.Gap, detail string) {
+	message := &proto.Gap{To: timestamppb.New(g.To), Detail: detail}
+	if !g.From.IsZero() {
+		message.From = timestamppb.New(g.From)
+	}
+	q.reportMu.Lock()
+	defer q.reportMu.Unlock()
+	q.gaps = append(q.gaps, gap{Gap: message, record: q.record(recordGap, message)})
+}
+
+// firstGap returns a gap that the server is to be told of; nil: there is none.
+func (q *reportQueue) firstGap() *proto.Gap {
+	q.reportMu.Lock()
+	defer q.reportMu.Unlock()
+	if len(q.gaps) == 0 {
+		return nil
+	}
+	return q.gaps[0].Gap
+}
+
+// gapTold forgets the first gap, if told is that, and reports whether there are more.
+func (q *reportQueue) gapTold(told *proto.Gap) (more bool, err error) {
+	q.reportMu.Lock()
+	defer q.reportMu.Unlock()
+	if told != nil {
+		if err = q.journal.Release(q.gaps[0].record); err != nil {
+			err = fmt.Errorf("forget a gap: %w", err)
+		}
+		q.gaps = q.gaps[1:]
+	}
+	return len(q.gaps) > 0, err
+}
+
+// signLife tells the next life, now and then while connections are open, that this one
+// lives, until ctx ends.
+func (q *reportQueue) signLife(ctx context.Context) {
+	tick := time.NewTicker(signEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if q.anyOpen() {
+			q.journal.Touch()
+		}
+	}
+}
+
+func (q *reportQueue) anyOpen() bool {
+	q.reportMu.Lock()
+	defer q.reportMu.Unlock()
+	return q.openReports > 0
+}
+
+// closeReports closes the journal. That it could not write is no failure when there was
+// nothing left to keep.
+func (q *reportQueue) closeReports() error {
+	err := q.journal.Close()
+	q.reportMu.Lock()
+	defer q.reportMu.Unlock()
+	if len(q.reportConnections)+q.openReports+len(q.gaps) == 0 {
+		return nil
+	}
+	return err
+}
+
+func later(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return b
+	}
+	return a
+}
