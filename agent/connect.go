@@ -53,7 +53,6 @@ func (a *agent) connectUntilUp(r *retry) (*control.Link, error) {
 	for {
 		link, err := a.connect(a.gracefulCtx)
 		if err == nil {
-			r.reset()
 			return link, nil
 		}
 		if a.gracefulCtx.Err() != nil {

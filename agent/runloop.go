@@ -34,6 +34,9 @@ func (a *agent) runLoop() {
 		begin := time.Now()
 		err = a.serveLink(link)
 		a.setLink(nil)
+		if time.Since(begin) >= a.opts.retryLast {
+			r.reset() // a server that lets us in and then turns us away is not asked at once again
+		}
 		a.logLinkEnding(link, err)
 		if err := dismissed(link); err != nil {
 			a.giveUp(err)
