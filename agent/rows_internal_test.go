@@ -486,6 +486,35 @@ func TestInvalidManifest(t *testing.T) {
 	require.Contains(t, attr.Detail, "workspace id is missing")
 }
 
+// TestTurnedAwayAfterTheLink: a server that lets an agent in and refuses it then, as it
+// does with one whose host key is not the pinned one, is asked ever less often.
+func TestTurnedAwayAfterTheLink(t *testing.T) {
+	s := newTestSite(t)
+	asked := make(chan time.Time, 100)
+	refuse := func(context.Context) (*proto.Manifest, error) {
+		select {
+		case asked <- time.Now():
+		default:
+		}
+		return nil, status.Error(codes.PermissionDenied, "this workspace has another SSH host key")
+	}
+	s.api.onManifest.Store(&refuse)
+	const first = 10 * time.Millisecond
+	s.startAgent(t, func(o *Options) { o.retryFirst, o.retryLast = first, time.Hour })
+	ctx := testutil.Context(t, 20*time.Second)
+	var times []time.Time
+	for len(times) < 8 {
+		select {
+		case at := <-asked:
+			times = append(times, at)
+		case <-ctx.Done():
+			t.Fatal(context.Cause(ctx))
+		}
+	}
+	// Seven pauses of half the ceiling at least, each ceiling twice the last.
+	require.GreaterOrEqual(t, times[7].Sub(times[0]), first/2*(1<<7-1))
+}
+
 // TestCloseBeforeTheManifest: a stop does not wait for a server that does not answer.
 func TestCloseBeforeTheManifest(t *testing.T) {
 	s := newTestSite(t)
