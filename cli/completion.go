@@ -84,7 +84,7 @@ func reachableWorkspaces(ctx context.Context, profileName string) (found []reach
 		return nil
 	}
 	if p.User == "" { // a login from the environment
-		me, err := api.Me(ctx)
+		me, err := api.WhoAmI(ctx)
 		if err != nil {
 			return nil
 		}

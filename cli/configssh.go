@@ -165,7 +165,7 @@ func (c *configSSH) hosts(ctx context.Context) ([]sshHost, error) {
 		return nil, err
 	}
 	defer api.Close()
-	me, err := api.Me(ctx)
+	me, err := api.WhoAmI(ctx)
 	if err != nil {
 		return nil, loginError(err)
 	}

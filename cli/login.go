@@ -21,17 +21,17 @@ func newLogin(s streams) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "login URL",
 		Short: "Log in to a server and remember it",
-		Long: "Log in to a server with the one-time code that its first start printed, or with a\n" +
+		Long: "Log in to a server with the one-time code that its start printed, or with a\n" +
 			"token (from --token-file, FAIRLEAD_TOKEN, or typed in when asked).",
 		Example: "  fairlead login https://fairlead.example.com --code ABCD-EFGH-JKLM\n" +
 			"  fairlead login https://fairlead.example.com --token-file ~/token",
 		Args: cobra.ExactArgs(1),
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&code, "code", "", "one-time code of the server's first start")
+	flags.StringVar(&code, "code", "", "one-time code of the server's start")
 	flags.StringVar(&tokenFile, "token-file", "", "file that holds a token")
 	flags.StringVar(&name, "profile", "default", "name under which to remember this login")
-	flags.StringVar(&user, "user", "", "with --code: the name of the first user (default admin)")
+	flags.StringVar(&user, "user", "", "with --code: the name of the first user (default admin), or of the admin who lost their token")
 	flags.BoolVar(&insecure, "insecure-http", false, "send secrets over plain HTTP beyond loopback")
 	cmd.RunE = run(func(cmd *cobra.Command, args []string) error {
 		u, err := sdk.ParseURL(args[0])
@@ -81,7 +81,7 @@ func logIn(ctx context.Context, s streams, url, code, tokenFile, user string) (p
 		return profile{}, err
 	}
 	defer client.Close()
-	me, err := client.Me(ctx)
+	me, err := client.WhoAmI(ctx)
 	if err != nil {
 		return profile{}, err
 	}

@@ -21,17 +21,19 @@ func newLogout(s streams) *cobra.Command {
 	profileName := cmd.Flags().String("profile", "", "login to end (default: the last one)")
 	cmd.RunE = run(func(cmd *cobra.Command, _ []string) error {
 		if p, ok := envProfile(*profileName); ok { // the one that every other command uses
-			if err := revokeLogin(cmd, p); err != nil {
+			answer, err := revokeLogin(cmd, p)
+			if err != nil {
 				return err
 			}
 			fmt.Fprintf(s.out, "Logged out of %s: the token in FAIRLEAD_TOKEN is void.\n", plain(p.URL))
+			warnLockedOut(s, answer)
 			return nil
 		}
 		name, p, err := storedProfile(*profileName)
 		if err != nil {
 			return err
 		}
-		revoked := revokeLogin(cmd, p)
+		answer, revoked := revokeLogin(cmd, p)
 		if err := removeProfile(name); err != nil {
 			return errors.Join(err, revoked)
 		}
@@ -39,22 +41,30 @@ func newLogout(s streams) *cobra.Command {
 			return fmt.Errorf("the login %s is forgotten here, but its token was not revoked: %w", name, revoked)
 		}
 		fmt.Fprintf(s.out, "Logged out of %s.\n", plain(p.URL))
+		warnLockedOut(s, answer)
 		return nil
 	})
 	return cmd
 }
 
 // revokeLogin makes the token of a login void. One that is void already is no error.
-func revokeLogin(cmd *cobra.Command, p profile) error {
+func revokeLogin(cmd *cobra.Command, p profile) (sdk.RevokedToken, error) {
 	api, err := sdk.NewClient(p.URL, p.Token)
 	if err != nil {
-		return err
+		return sdk.RevokedToken{}, err
 	}
 	defer api.Close()
-	err = api.RevokeToken(cmd.Context(), sdk.CurrentToken)
+	answer, err := api.RevokeToken(cmd.Context(), sdk.CurrentToken)
 	var e *sdk.Error
 	if errors.As(err, &e) && e.Status == 401 {
-		return nil
+		return answer, nil
 	}
-	return err
+	return answer, err
+}
+
+// warnLockedOut tells who revoked the last token of an admin how one gets in again.
+func warnLockedOut(s streams, answer sdk.RevokedToken) {
+	if answer.NoAdminLeft {
+		fmt.Fprintln(s.err, "No admin has a valid token any more. Restart the server: it makes a one-time code to log in with.")
+	}
 }

@@ -26,8 +26,9 @@ func newServer(s streams) *cobra.Command {
 		Use:   "server",
 		Short: "Run the control plane, relay and API",
 		Long: "Run the control plane, relay and API. The first start prints a one-time code with\n" +
-			"which the first user logs in. Every flag may also come from the environment\n" +
-			"(--state-dir from FAIRLEAD_STATE_DIR) or from a YAML file (--config).",
+			"which the first user logs in; so does a start at which no admin has a valid token.\n" +
+			"Every flag may also come from the environment (--state-dir from FAIRLEAD_STATE_DIR) or\n" +
+			"from a YAML file (--config).",
 		Args: cobra.NoArgs,
 	}
 	cmd.AddCommand(newServerCheck(s))
@@ -93,8 +94,12 @@ func printAdminCode(w io.Writer, srv *server.Server) {
 	if code == "" {
 		return
 	}
-	fmt.Fprintf(w, "This server has no user yet. Log in as the first one within 15 minutes:\n\n"+
-		"  %s login %s --code %s\n\nThe code works once; it is also in %s.\n", programName(), srv.URL(), code, file)
+	what := "This server has no user yet. Log in as the first one within 15 minutes:"
+	if name := srv.AdminCodeFor(); name != "" {
+		what = "No admin has a valid token any more. Log in again as " + name + " within 15 minutes:"
+	}
+	fmt.Fprintf(w, "%s\n\n  %s login %s --code %s\n\nThe code works once; it is also in %s.\n",
+		what, programName(), srv.URL(), code, file)
 }
 
 // serve runs srv until ctx ends, then stops it in order; at once when again is closed.

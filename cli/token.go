@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math"
@@ -32,7 +33,8 @@ func newTokenCreate(s streams) *cobra.Command {
 		Use:   "create LABEL",
 		Short: "Create a token, for a script or another machine",
 		Long: "Create a token. Its scope is what it may be used for, within what you may do: full for\n" +
-			"everything, read to look at things, ssh to list workspaces and connect to them.",
+			"everything, read to look at things, ssh to list workspaces and connect to them. Made with\n" +
+			"a token that expires, it expires no later than that.",
 		Example: "  fairlead token create ci --scope ssh --expires 30d --token-file ci.token",
 		Args:    cobra.ExactArgs(1),
 	}
@@ -155,27 +157,19 @@ func newTokenRevoke(s streams) *cobra.Command {
 		Use:   "revoke ID",
 		Short: "Revoke a token: what is connected with it ends at once",
 		Long: "Revoke a token: what is connected with it ends at once. The beginning of an id is\n" +
-			"enough when no other of your tokens begins so.",
+			"enough when no other of your tokens begins so; \"current\" is this login's own.",
 		Args: cobra.ExactArgs(1),
 	}
 	withAPI(cmd, s, func(cmd *cobra.Command, api *sdk.Client, args []string, asJSON bool) error {
-		tokens, err := api.Tokens(cmd.Context())
+		id, err := findToken(cmd.Context(), api, args[0])
 		if err != nil {
 			return err
 		}
-		id := args[0] // of somebody else's token, perhaps
-		for _, t := range tokens {
-			if !strings.HasPrefix(t.ID, args[0]) {
-				continue
-			}
-			if id != args[0] {
-				return withCode(exitUsage, fmt.Errorf("more than one of your tokens begins with %q", plain(args[0])))
-			}
-			id = t.ID
-		}
-		if err := api.RevokeToken(cmd.Context(), id); err != nil {
+		answer, err := api.RevokeToken(cmd.Context(), id)
+		if err != nil {
 			return err
 		}
+		warnLockedOut(s, answer)
 		if asJSON {
 			return printJSON(s.out, struct {
 				ID string `json:"id"`
@@ -185,4 +179,37 @@ func newTokenRevoke(s streams) *cobra.Command {
 		return nil
 	})
 	return cmd
+}
+
+// findToken returns the id of the caller's token that begins so, or else what was typed:
+// it may be somebody else's. A login that may not list tokens may still end its own.
+func findToken(ctx context.Context, api *sdk.Client, typed string) (string, error) {
+	if typed == sdk.CurrentToken {
+		return typed, nil
+	}
+	me, err := api.WhoAmI(ctx)
+	if err != nil {
+		return "", err
+	}
+	if me.Token.Scope == "ssh" {
+		if strings.HasPrefix(me.Token.ID, typed) {
+			return me.Token.ID, nil
+		}
+		return typed, nil // the server says what such a token may not
+	}
+	tokens, err := api.Tokens(ctx)
+	if err != nil {
+		return "", err
+	}
+	id := typed
+	for _, t := range tokens {
+		if !strings.HasPrefix(t.ID, typed) {
+			continue
+		}
+		if id != typed {
+			return "", withCode(exitUsage, fmt.Errorf("more than one of your tokens begins with %q", plain(typed)))
+		}
+		id = t.ID
+	}
+	return id, nil
 }

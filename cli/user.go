@@ -134,7 +134,7 @@ func withAdminAPI(cmd *cobra.Command, s streams, f func(cmd *cobra.Command, api 
 // mustBeAdmin returns an error if the login is not an admin's. The server decides; this
 // only says it in words.
 func mustBeAdmin(ctx context.Context, api *sdk.Client) error {
-	me, err := api.Me(ctx)
+	me, err := api.WhoAmI(ctx)
 	if err != nil {
 		return err
 	}

@@ -49,7 +49,7 @@ func whichEnding(ctx context.Context, api *sdk.Client, name string) (sdk.Connect
 	q := sdk.ConnectionQuery{ConnectType: disconnect.AgentToClient.String(), Status: "closed", Limit: recentEndings}
 	switch {
 	case name == "":
-		me, err := api.Me(ctx)
+		me, err := api.WhoAmI(ctx)
 		if err != nil {
 			return sdk.Connection{}, err
 		}

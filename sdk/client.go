@@ -115,13 +115,6 @@ func (c *Client) Login(ctx context.Context, req LoginRequest) (LoginResponse, er
 	return out, err
 }
 
-// Me returns the user behind the token.
-func (c *Client) Me(ctx context.Context) (User, error) {
-	var out User
-	err := c.do(ctx, http.MethodGet, "/api/v1/me", nil, &out)
-	return out, err
-}
-
 // Workspaces returns what the user reaches: their own and those shared with them, and
 // every one for an admin.
 func (c *Client) Workspaces(ctx context.Context) ([]Workspace, error) {

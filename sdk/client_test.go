@@ -61,6 +61,10 @@ func TestRequests(t *testing.T) {
 	c, url := serve(t, "fl_u_secret", func(w http.ResponseWriter, r *http.Request) {
 		b, _ := io.ReadAll(r.Body)
 		got = append(got, r.Method+" "+r.URL.Path+" "+r.Header.Get("Authorization")+" "+string(b))
+		if r.URL.Path == "/api/v1/me" {
+			fairlead(w, 200, `{"name":"ada","token":{"id":"1"}}`)
+			return
+		}
 		fairlead(w, 200, `{"name":"ada","version":"v1","token":"T","agent_token":"A","workspaces":[{"name":"dev"}],"a_newer_field":1}`)
 	})
 	ctx := t.Context()
@@ -70,7 +74,7 @@ func TestRequests(t *testing.T) {
 	in, err := c.Login(ctx, sdk.LoginRequest{Code: "c", Name: "ada"})
 	require.NoError(t, err)
 	require.Equal(t, "T", in.Token)
-	me, err := c.Me(ctx)
+	me, err := c.WhoAmI(ctx)
 	require.NoError(t, err)
 	require.Equal(t, "ada", me.Name)
 	list, err := c.Workspaces(ctx)
@@ -147,16 +151,16 @@ func TestServerErrors(t *testing.T) {
 	b, err := json.Marshal(sdk.ErrorResponse{Error: sdk.ErrorBody{Code: "odd\x1b", Message: "red\x1b[31m\nnext\u202eline" + strings.Repeat("x", 4096)}})
 	require.NoError(t, err)
 	status, answer = 400, string(b)
-	_, err = c.Me(t.Context())
+	_, err = c.WhoAmI(t.Context())
 	e := requireError(t, err, "odd")
 	require.NotContains(t, e.Message, "\u202e")
 	require.LessOrEqual(t, len(e.Message), 256)
 
 	status, answer = 500, `not json`
-	_, err = c.Me(t.Context())
+	_, err = c.WhoAmI(t.Context())
 	requireError(t, err, sdk.CodeInternal, url, "status 500")
 	status, answer = 200, `not json`
-	_, err = c.Me(t.Context())
+	_, err = c.WhoAmI(t.Context())
 	requireError(t, err, sdk.CodeNotFairlead, url)
 }
 
@@ -184,7 +188,7 @@ func TestSomethingElse(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			answer = row.answer
-			_, err := c.Me(t.Context())
+			_, err := c.WhoAmI(t.Context())
 			requireError(t, err, sdk.CodeNotFairlead, row.parts...)
 		})
 	}
@@ -211,7 +215,7 @@ func TestNoHTTPAtAll(t *testing.T) {
 				c, err := sdk.NewClient(scheme+addr, "")
 				require.NoError(t, err)
 				defer c.Close()
-				_, err = c.Me(t.Context())
+				_, err = c.WhoAmI(t.Context())
 				requireError(t, err, sdk.CodeNotFairlead, scheme+addr+" is not a Fairlead server: it does not speak HTTP")
 			})
 		}
@@ -220,7 +224,7 @@ func TestNoHTTPAtAll(t *testing.T) {
 	c, err := sdk.NewClient("http://"+addr, "")
 	require.NoError(t, err)
 	defer c.Close()
-	_, err = c.Me(t.Context())
+	_, err = c.WhoAmI(t.Context())
 	requireError(t, err, sdk.CodeUnreachable, "closed the connection without an answer")
 }
 
@@ -256,7 +260,7 @@ func TestHTTPToTLS(t *testing.T) {
 	c, err := sdk.NewClient(strings.Replace(srv.URL, "https", "http", 1), "")
 	require.NoError(t, err)
 	defer c.Close()
-	_, err = c.Me(t.Context())
+	_, err = c.WhoAmI(t.Context())
 	requireError(t, err, sdk.CodeNotFairlead, "speaks https: use "+srv.URL)
 }
 
@@ -268,7 +272,7 @@ func TestUnreachable(t *testing.T) {
 	c, err := sdk.NewClient(url, "")
 	require.NoError(t, err)
 	defer c.Close()
-	_, err = c.Me(t.Context())
+	_, err = c.WhoAmI(t.Context())
 	e := requireError(t, err, sdk.CodeUnreachable, "cannot reach the server at "+url, "connection refused")
 	require.ErrorIs(t, err, syscall.ECONNREFUSED)
 	require.Zero(t, e.Status)
@@ -276,7 +280,7 @@ func TestUnreachable(t *testing.T) {
 
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, err = c.Me(ctx)
+	_, err = c.WhoAmI(ctx)
 	requireError(t, err, sdk.CodeUnreachable, "was cancelled", url)
 	require.ErrorIs(t, err, context.Canceled)
 }
@@ -287,7 +291,7 @@ func TestDeadline(t *testing.T) {
 	defer close(release)
 	ctx, cancel := context.WithTimeout(t.Context(), 1)
 	defer cancel()
-	_, err := c.Me(ctx)
+	_, err := c.WhoAmI(ctx)
 	requireError(t, err, sdk.CodeUnreachable, "cannot reach the server at "+url+": no answer in time")
 	require.True(t, errors.Is(err, context.DeadlineExceeded))
 }

@@ -64,8 +64,10 @@ func (c *Client) CreateToken(ctx context.Context, req CreateTokenRequest) (Creat
 }
 
 // RevokeToken makes a token void, at once and for good. The id may be [CurrentToken].
-func (c *Client) RevokeToken(ctx context.Context, id string) error {
-	return c.do(ctx, http.MethodDelete, "/api/v1/tokens/"+url.PathEscape(id), nil, &Token{})
+func (c *Client) RevokeToken(ctx context.Context, id string) (RevokedToken, error) {
+	var out RevokedToken
+	err := c.do(ctx, http.MethodDelete, "/api/v1/tokens/"+url.PathEscape(id), nil, &out)
+	return out, err
 }
 
 // Relays returns the relays that are processes of their own. Admins may ask.
@@ -172,7 +174,7 @@ func (c *Client) workspacePath(ctx context.Context, name string) (string, error)
 		if !ValidName(rest) {
 			return "", notAName("workspace", name)
 		}
-		me, err := c.Me(ctx)
+		me, err := c.WhoAmI(ctx)
 		if err != nil {
 			return "", err
 		}

@@ -60,10 +60,11 @@ type BuildInfo struct {
 	Version string `json:"version"`
 }
 
-// LoginRequest exchanges the one-time code for the first user and a token of theirs.
+// LoginRequest exchanges the one-time code for a token of the first user, who is made,
+// or of an admin when none had a valid token at the server's start.
 type LoginRequest struct {
 	Code string `json:"code"`
-	Name string `json:"name,omitempty"` // the new user's name; empty means "admin"
+	Name string `json:"name,omitempty"` // the user's; empty means "admin", or the oldest admin
 }
 
 // LoginResponse is the only time that the token is shown.
@@ -117,6 +118,14 @@ type Token struct {
 	CreatedAt  time.Time  `json:"created_at"`
 	ExpiresAt  *time.Time `json:"expires_at,omitempty"`   // nil: never
 	LastUsedAt *time.Time `json:"last_used_at,omitempty"` // nil: not yet; to the minute
+}
+
+// RevokedToken answers that a token is void.
+type RevokedToken struct {
+	Token
+	// NoAdminLeft says that no admin has a valid token any more: the server makes a
+	// one-time code for one when it starts again.
+	NoAdminLeft bool `json:"no_admin_left,omitempty"`
 }
 
 // TokenList is some user's tokens.

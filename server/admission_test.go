@@ -73,7 +73,7 @@ func TestWithdrawnRightEndsRelayConnections(t *testing.T) {
 	const soon = 2 * time.Second
 
 	byToken := s.relayed(t, disconnect.Client, second)
-	require.NoError(t, s.client(t, second).RevokeToken(t.Context(), sdk.CurrentToken))
+	require.NoError(t, revoke(s.client(t, second), t.Context(), sdk.CurrentToken))
 	require.Equal(t, revoked("the token was revoked"), byToken.ending(t, soon))
 
 	ws, agentToken, err := s.createWorkspace(t.Context(), ada.ID, ada.Name, "dev")

@@ -51,10 +51,12 @@ func (s *Server) postLogin(w http.ResponseWriter, r *http.Request, _ auth.Princi
 		return s.limits.failed(r.RemoteAddr, codeCost, unauthenticated(sdk.CodeInvalidCode, auth.ErrInvalidCode.Error()))
 	case errors.Is(err, auth.ErrInvalidName):
 		return invalid("the user name is not valid: " + sdk.NameRule)
+	case errors.Is(err, auth.ErrNotAdmin):
+		return invalid(auth.ErrNotAdmin.Error())
 	case err != nil:
 		return err
 	}
-	s.logger.InfoContext(r.Context(), "first user created", "user", u.Name)
+	s.logger.InfoContext(r.Context(), "logged in with the one-time code", "user", u.Name)
 	writeJSON(w, http.StatusOK, sdk.LoginResponse{Token: token, User: userOut(u)})
 	return nil
 }

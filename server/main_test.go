@@ -174,3 +174,9 @@ func newAgentToken() string {
 	token, _ := auth.NewAgentToken()
 	return token
 }
+
+// revoke makes a token void.
+func revoke(c *sdk.Client, ctx context.Context, id string) error {
+	_, err := c.RevokeToken(ctx, id)
+	return err
+}

@@ -156,7 +156,7 @@ func TestRelayAsks(t *testing.T) {
 	_, err = r.api.Admit(ctx, &proto.AdmitRequest{Token: old, Open: true})
 	require.Equal(t, codes.PermissionDenied, status.Code(err), "an expired token of a right that is gone")
 
-	require.NoError(t, s.client(t, token).RevokeToken(t.Context(), sdk.CurrentToken))
+	require.NoError(t, revoke(s.client(t, token), t.Context(), sdk.CurrentToken))
 	for {
 		notice, err := r.stream.Recv()
 		require.NoError(t, err)

@@ -70,7 +70,7 @@ type Server struct {
 	untrusted   sync.Once // the one warning about a proxy that is not trusted
 	checks      atomic.Int32
 
-	adminCode, adminCodePath string
+	adminCode, adminCodePath, adminCodeFor string
 
 	limits  *limits
 	meters  *meters
@@ -163,13 +163,24 @@ func (s *Server) start(ctx context.Context) (err error) {
 		}
 	}
 	if !s.opts.Local {
-		if s.adminCode, s.adminCodePath, err = s.auth.FirstCode(ctx); err != nil {
+		if err := s.makeAdminCode(ctx); err != nil {
 			return err
 		}
 	}
 	s.work.Go(func() { s.presence.watch(s.background) })
 	s.work.Go(func() { s.relays.watch(s.background) })
 	return nil
+}
+
+// makeAdminCode makes the one-time code if nobody can get in without it.
+func (s *Server) makeAdminCode(ctx context.Context) (err error) {
+	if s.adminCode, s.adminCodePath, err = s.auth.FirstCode(ctx); err != nil || s.adminCode == "" {
+		return err
+	}
+	if s.adminCodeFor, err = s.auth.LockedOut(ctx); s.adminCodeFor != "" {
+		s.logger.WarnContext(ctx, "no admin has a valid token: there is a one-time code to log in with", "user", s.adminCodeFor, "file", s.adminCodePath)
+	}
+	return err
 }
 
 // startSTUN opens STUN if it can. Without it only direct paths suffer, so a port that
@@ -253,10 +264,15 @@ func (s *Server) URL() *url.URL {
 	return &u
 }
 
-// AdminCode returns the one-time code that this start made for the first user, and the
-// file it stands in; both are empty when there is a user, or when Options.Local is
-// set. The code may be shown on a terminal; it must not be logged.
+// AdminCode returns the one-time code that this start made for the first user, or for an
+// admin when none had a valid token, and the file it stands in; both are empty when
+// somebody can get in, or when Options.Local is set. The code may be shown on a terminal;
+// it must not be logged.
 func (s *Server) AdminCode() (code, path string) { return s.adminCode, s.adminCodePath }
+
+// AdminCodeFor returns the name of the admin whom [Server.AdminCode] lets in again, or ""
+// when it makes the first user.
+func (s *Server) AdminCodeFor() string { return s.adminCodeFor }
 
 // Serve answers requests until Close, and then returns nil. Any other return is a
 // failure of the listening port. Call it once.

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -66,6 +67,7 @@ func (s *Server) postToken(w http.ResponseWriter, r *http.Request, p auth.Princi
 	if err := s.shapeToken(&row, req); err != nil {
 		return err
 	}
+	outlivedBy(&row, p)
 	if err := s.store.CreateToken(r.Context(), row); err != nil {
 		return err
 	}
@@ -108,6 +110,14 @@ func (s *Server) shapeToken(row *store.Token, req sdk.CreateTokenRequest) error 
 	return nil
 }
 
+// outlivedBy bounds a new token's time by that of the token that makes it: who took hold
+// of one that expires must not get another one that does not.
+func outlivedBy(row *store.Token, p auth.Principal) {
+	if !p.ExpiresAt.IsZero() && (row.ExpiresAt.IsZero() || row.ExpiresAt.After(p.ExpiresAt)) {
+		row.ExpiresAt = p.ExpiresAt
+	}
+}
+
 // deleteToken revokes a token of the caller, or anybody's for an admin. The id
 // "current" is the token of the request itself.
 func (s *Server) deleteToken(w http.ResponseWriter, r *http.Request, p auth.Principal) error {
@@ -115,7 +125,7 @@ func (s *Server) deleteToken(w http.ResponseWriter, r *http.Request, p auth.Prin
 	if id == sdk.CurrentToken {
 		id = p.TokenID
 	}
-	t, _, err := s.store.TokenByID(r.Context(), id)
+	t, owner, err := s.store.TokenByID(r.Context(), id)
 	if errors.Is(err, store.ErrNotFound) || err == nil && t.UserID != p.UserID && !p.IsAdmin() {
 		return errNoToken
 	}
@@ -133,8 +143,21 @@ func (s *Server) deleteToken(w http.ResponseWriter, r *http.Request, p auth.Prin
 	}
 	s.logger.InfoContext(r.Context(), "token revoked", "token_id", id, "user", t.UserName, "by", p.UserName)
 	s.tokenRevoked(t)
-	writeJSON(w, http.StatusOK, tokenOut(t))
+	writeJSON(w, http.StatusOK, sdk.RevokedToken{Token: tokenOut(t), NoAdminLeft: owner.Role == store.RoleAdmin && s.noAdminLeft(r.Context())})
 	return nil
+}
+
+// noAdminLeft reports that no admin has a valid token any more, and writes it down: only
+// a new start of the server lets one in again.
+func (s *Server) noAdminLeft(ctx context.Context) bool {
+	name, err := s.auth.LockedOut(ctx)
+	switch {
+	case err != nil:
+		s.logger.ErrorContext(ctx, "cannot find out whether an admin has a valid token", "error", err)
+	case name != "":
+		s.logger.WarnContext(ctx, "no admin has a valid token: restart the server to get a one-time code", "user", name)
+	}
+	return err == nil && name != ""
 }
 
 var errNoToken = &refusal{http.StatusNotFound, sdk.CodeNotFound, "there is no such token", disconnect.AuthFailed}

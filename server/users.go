@@ -55,6 +55,7 @@ func (s *Server) postUser(w http.ResponseWriter, r *http.Request, p auth.Princip
 		return err
 	}
 	token, row := s.auth.NewUserToken(u.ID, "login")
+	outlivedBy(&row, p)
 	err = s.store.CreateUserWithToken(r.Context(), u, row)
 	if errors.Is(err, store.ErrConflict) {
 		return conflict("there is a user " + req.Name + " already")
@@ -107,6 +108,7 @@ func (s *Server) patchUser(w http.ResponseWriter, r *http.Request, p auth.Princi
 	}
 	s.logger.InfoContext(r.Context(), "user changed", "user", u.Name, "role", string(u.Role), "disabled", u.Disabled, "by", p.UserName)
 	s.userRightsChanged(u)
+	s.noAdminLeft(r.Context())
 	writeJSON(w, http.StatusOK, userOut(u))
 	return nil
 }

@@ -55,7 +55,7 @@ func TestUsers(t *testing.T) {
 	require.NoError(t, err)
 	_, err = ada.UpdateUser(ctx, "root", sdk.UpdateUserRequest{Disabled: &yes})
 	require.NoError(t, err)
-	_, err = root.Me(ctx)
+	_, err = root.WhoAmI(ctx)
 	refusedAs(t, err, 403, "disabled")
 	_, err = ada.UpdateUser(ctx, "nobody", sdk.UpdateUserRequest{Disabled: &yes})
 	refusedAs(t, err, 404, "no user of that name")
@@ -97,7 +97,7 @@ func TestTokens(t *testing.T) {
 	require.Len(t, all, 3)
 
 	clock.advance(time.Hour)
-	_, err = ci.Me(ctx)
+	_, err = ci.WhoAmI(ctx)
 	require.True(t, sdk.IsCode(err, sdk.CodeTokenExpired), "%v", err)
 
 	past := clock.Now()
@@ -115,13 +115,13 @@ func TestTokens(t *testing.T) {
 
 	rootMe, err := root.WhoAmI(ctx)
 	require.NoError(t, err)
-	refusedAs(t, ada.RevokeToken(ctx, rootMe.Token.ID), 404, "no such token")
-	refusedAs(t, ada.RevokeToken(ctx, "../users"), 404, "")
-	require.NoError(t, root.RevokeToken(ctx, forAda.Token.ID))
-	_, err = s.client(t, forAda.Secret).Me(ctx)
+	refusedAs(t, revoke(ada, ctx, rootMe.Token.ID), 404, "no such token")
+	refusedAs(t, revoke(ada, ctx, "../users"), 404, "")
+	require.NoError(t, revoke(root, ctx, forAda.Token.ID))
+	_, err = s.client(t, forAda.Secret).WhoAmI(ctx)
 	refusedAs(t, err, 401, "not valid")
-	require.NoError(t, ada.RevokeToken(ctx, sdk.CurrentToken))
-	_, err = ada.Me(ctx)
+	require.NoError(t, revoke(ada, ctx, sdk.CurrentToken))
+	_, err = ada.WhoAmI(ctx)
 	refusedAs(t, err, 401, "not valid")
 }
 
@@ -132,8 +132,8 @@ func TestScopedTokenRevokesItself(t *testing.T) {
 	me, err := s.client(t, token).WhoAmI(t.Context())
 	require.NoError(t, err)
 	scoped := s.client(t, s.addToken(t, u, store.ScopeSSH))
-	refusedAs(t, scoped.RevokeToken(t.Context(), me.Token.ID), 404, "scope is ssh")
-	require.NoError(t, scoped.RevokeToken(t.Context(), sdk.CurrentToken))
+	refusedAs(t, revoke(scoped, t.Context(), me.Token.ID), 404, "scope is ssh")
+	require.NoError(t, revoke(scoped, t.Context(), sdk.CurrentToken))
 }
 
 func TestSharedWorkspace(t *testing.T) {
@@ -194,4 +194,31 @@ func TestRotateAndDelete(t *testing.T) {
 	_, err = s.auth.Authenticate(ctx, rotated.AgentToken)
 	require.Error(t, err)
 	refusedAs(t, ada.DeleteWorkspace(ctx, "dev"), 404, "no such workspace")
+}
+
+// TestTokenDoesNotOutliveItsMaker: what is made with a token that expires expires with it.
+func TestTokenDoesNotOutliveItsMaker(t *testing.T) {
+	s := run(t, nil)
+	_, login := s.addUser(t, "root", store.RoleAdmin)
+	ctx := t.Context()
+	root := s.client(t, login)
+	short, err := root.CreateToken(ctx, sdk.CreateTokenRequest{Label: "short", ExpiresIn: 3600})
+	require.NoError(t, err)
+	thief := s.client(t, short.Secret)
+	for _, req := range []sdk.CreateTokenRequest{
+		{Label: "for ever"}, {Label: "later", ExpiresIn: 7200}, {Label: "root's", User: "root"}, {Label: "sooner", ExpiresIn: 60},
+	} {
+		made, err := thief.CreateToken(ctx, req)
+		require.NoError(t, err)
+		require.NotNil(t, made.Token.ExpiresAt, req.Label)
+		require.False(t, made.Token.ExpiresAt.After(*short.Token.ExpiresAt), req.Label)
+	}
+	eve, err := thief.CreateUser(ctx, sdk.CreateUserRequest{Name: "eve", Role: "admin"})
+	require.NoError(t, err)
+	me, err := s.client(t, eve.Token).WhoAmI(ctx)
+	require.NoError(t, err)
+	require.Equal(t, short.Token.ExpiresAt, me.Token.ExpiresAt, "a user made with it has no more")
+	made, err := root.CreateToken(ctx, sdk.CreateTokenRequest{Label: "for ever"})
+	require.NoError(t, err)
+	require.Nil(t, made.Token.ExpiresAt, "a login's does not expire")
 }

@@ -23,6 +23,8 @@ var (
 	ErrDisabled = errors.New("this account is disabled")
 	// ErrInvalidCode: the one-time code cannot be redeemed.
 	ErrInvalidCode = errors.New("the code is not valid: it is wrong, was used, or is older than 15 minutes")
+	// ErrNotAdmin: the one-time code is right, but it lets only an admin in.
+	ErrNotAdmin = errors.New("there is no admin of that name with an open account")
 	// ErrInvalidName: see [sdk.ValidName].
 	ErrInvalidName = errors.New(sdk.NameRule)
 )

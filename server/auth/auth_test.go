@@ -272,3 +272,56 @@ func TestFirstCodeReplacesAnOpenFile(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []string{path}, files)
 }
+
+// TestLockedOut: a code comes only while no admin could administer the server, and lets
+// in an admin who is there.
+func TestLockedOut(t *testing.T) {
+	f := setup(t)
+	ctx := t.Context()
+	ada, token := f.user(t, "ada", store.RoleAdmin, time.Hour)
+	f.clock = f.clock.Add(time.Minute)
+	eve, _ := f.user(t, "eve", store.RoleAdmin, 0)
+	f.user(t, "bob", store.RoleMember, 0)
+	noCode := func() {
+		t.Helper()
+		code, _, err := f.FirstCode(ctx)
+		require.NoError(t, err)
+		require.Empty(t, code)
+	}
+	noCode()
+	_, err := f.store.UpdateUser(ctx, eve.ID, func(u *store.User) { u.Disabled = true })
+	require.NoError(t, err)
+	noCode() // ada's token is valid
+	f.clock = f.clock.Add(time.Hour)
+	_, err = f.Authenticate(ctx, token)
+	require.ErrorIs(t, err, auth.ErrExpired)
+	_, reader := f.NewUserToken(ada.ID, "reader")
+	reader.Scope = store.ScopeRead
+	require.NoError(t, f.store.CreateToken(ctx, reader))
+
+	code, path, err := f.FirstCode(ctx)
+	require.NoError(t, err)
+	require.FileExists(t, path)
+	for _, other := range []string{"bob", "eve", "nobody"} {
+		_, _, err = f.Redeem(ctx, code, other)
+		require.ErrorIs(t, err, auth.ErrNotAdmin, other)
+	}
+	u, token, err := f.Redeem(ctx, code, "")
+	require.NoError(t, err)
+	require.Equal(t, ada, u)
+	p, err := f.Authenticate(ctx, token)
+	require.NoError(t, err)
+	require.True(t, p.IsAdmin())
+	_, _, err = f.Redeem(ctx, code, "")
+	require.ErrorIs(t, err, auth.ErrInvalidCode, "single use")
+	noCode()
+
+	// A code of a start before somebody got in by another way is void.
+	require.NoError(t, f.store.DeleteToken(ctx, p.TokenID))
+	code, _, err = f.FirstCode(ctx)
+	require.NoError(t, err)
+	_, row := f.NewUserToken(ada.ID, "other")
+	require.NoError(t, f.store.CreateToken(ctx, row))
+	_, _, err = f.Redeem(ctx, code, "ada")
+	require.ErrorIs(t, err, auth.ErrInvalidCode)
+}

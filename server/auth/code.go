@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/base32"
@@ -13,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"fairlead.dev/fairlead/sdk"
 	"fairlead.dev/fairlead/server/store"
 )
 
@@ -33,18 +35,24 @@ const (
 	codeGroup = 4  // characters between hyphens
 )
 
-// FirstCode makes the one-time code that lets the first user in, while there is no
-// user yet: it replaces any older code, is valid for [CodeLife], and stands in a file
-// of mode 0600 beside the database. When a user exists it returns "" and removes what
-// is left of earlier codes. The caller may show the code on a terminal, and must not
-// log it.
+// FirstCode makes the one-time code that lets the first user in while there is no user
+// yet, or an admin who is [Auth.LockedOut]: it replaces any older code, is valid for
+// [CodeLife], and stands in a file of mode 0600 beside the database. When somebody can
+// get in it returns "" and removes what is left of earlier codes. The caller may show the
+// code on a terminal, and must not log it.
 func (a *Auth) FirstCode(ctx context.Context) (code, path string, err error) {
 	n, err := a.store.CountUsers(ctx)
 	if err != nil {
 		return "", "", fmt.Errorf("make admin code: %w", err)
 	}
 	if n > 0 {
-		return "", "", a.RevokeCodes(ctx)
+		locked, err := a.LockedOut(ctx)
+		if err != nil {
+			return "", "", fmt.Errorf("make admin code: %w", err)
+		}
+		if locked == "" {
+			return "", "", a.RevokeCodes(ctx)
+		}
 	}
 	code, err = newCode()
 	if err != nil {
@@ -59,6 +67,16 @@ func (a *Auth) FirstCode(ctx context.Context) (code, path string, err error) {
 		return "", "", fmt.Errorf("write admin code: %w", err)
 	}
 	return code, path, nil
+}
+
+// LockedOut returns the name of the admin who has been one for longest when no admin has
+// a token left with which to administer the server, and "" otherwise.
+func (a *Auth) LockedOut(ctx context.Context) (name string, err error) {
+	u, err := a.store.LockedOut(ctx, a.now())
+	if errors.Is(err, store.ErrNotFound) {
+		return "", nil
+	}
+	return u.Name, err
 }
 
 // RevokeCodes makes every code invalid and removes the file.
@@ -93,16 +111,13 @@ func writeCode(path, code string) error {
 	return nil
 }
 
-// Redeem exchanges the one-time code for the first user, an admin of that name
-// ("admin" when it is empty), and a token of theirs. ErrInvalidCode or ErrInvalidName
-// when it cannot; a failed attempt does not use up the code.
+// Redeem exchanges the one-time code for a token of the first user, an admin of that
+// name ("admin" when it is empty), or else of an admin who is locked out: the one of that
+// name, or the one that [Auth.LockedOut] names. ErrInvalidCode, ErrInvalidName or
+// ErrNotAdmin when it cannot; a failed attempt does not use up the code.
 func (a *Auth) Redeem(ctx context.Context, code, name string) (store.User, string, error) {
-	if name == "" {
-		name = firstUser
-	}
-	u, err := a.NewUser(name, store.RoleAdmin)
-	if err != nil {
-		return store.User{}, "", err
+	if name != "" && !sdk.ValidName(name) {
+		return store.User{}, "", ErrInvalidName
 	}
 	code, ok := normalizeCode(code)
 	if !ok {
@@ -116,10 +131,12 @@ func (a *Auth) Redeem(ctx context.Context, code, name string) (store.User, strin
 	if !valid {
 		return store.User{}, "", ErrInvalidCode
 	}
-	token, row := a.NewUserToken(u.ID, "login")
-	switch err := a.store.RedeemCode(ctx, hash, now, u, row); {
+	u, token, err := a.redeem(ctx, hash, now, name)
+	switch {
 	case errors.Is(err, store.ErrNotFound), errors.Is(err, store.ErrUsersExist):
 		return store.User{}, "", ErrInvalidCode // somebody else was faster
+	case errors.Is(err, store.ErrNoAdmin):
+		return store.User{}, "", ErrNotAdmin
 	case err != nil:
 		return store.User{}, "", fmt.Errorf("redeem admin code: %w", err)
 	}
@@ -127,6 +144,32 @@ func (a *Auth) Redeem(ctx context.Context, code, name string) (store.User, strin
 		a.logger.LogAttrs(ctx, slog.LevelWarn, "cannot remove the used admin code", slog.String("error", err.Error()))
 	}
 	return u, token, nil
+}
+
+// redeem uses up a code that is valid.
+func (a *Auth) redeem(ctx context.Context, hash string, now time.Time, name string) (store.User, string, error) {
+	n, err := a.store.CountUsers(ctx)
+	if err != nil {
+		return store.User{}, "", err
+	}
+	if n == 0 {
+		u, err := a.NewUser(cmp.Or(name, firstUser), store.RoleAdmin)
+		if err != nil {
+			return store.User{}, "", err
+		}
+		token, row := a.NewUserToken(u.ID, "login")
+		return u, token, a.store.RedeemCode(ctx, hash, now, u, row)
+	}
+	locked, err := a.LockedOut(ctx)
+	if err == nil && locked == "" {
+		err = store.ErrUsersExist
+	}
+	if err != nil {
+		return store.User{}, "", err
+	}
+	token, row := a.NewUserToken("", "login") // whose it is, the store finds
+	u, err := a.store.RedeemCodeForAdmin(ctx, hash, now, name, row)
+	return u, token, err
 }
 
 // newCode returns a new code, such as "4kx0-9mqt-77ab-zc2d".
