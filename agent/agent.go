@@ -102,6 +102,9 @@ type agent struct {
 	contextConfigAPI *agentcontextconfig.API
 
 	reportQueue
+	live   liveSessions
+	notice atomic.Pointer[notice]                 // the platform's, nil: it gave none
+	stop   atomic.Pointer[disconnect.Attribution] // the workspace is stopped so; nil: it is not
 
 	state     *state
 	node      *tailnet.Node

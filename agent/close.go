@@ -34,9 +34,8 @@ func (a *agent) shutdown(ctx context.Context) error {
 		Initiator:   disconnect.Agent,
 		Detail:      "the agent is stopping",
 	}
-	// A stop that the server caused by withdrawing this agent's right is its doing.
-	if told := a.refused.Load(); told != nil && (told.Reason == disconnect.AuthRevoked || told.Reason == disconnect.DuplicateAgent) {
-		attr.Reason, attr.Initiator, attr.Detail = told.Reason, told.Initiator, told.Detail
+	if told, ok := a.toldBefore(); ok {
+		attr = told.On(disconnect.AgentToClient)
 	}
 	err := a.endSessions(ctx, attr.Goodbye())
 	a.companion.Close(ctx, attr.Goodbye())

@@ -108,6 +108,8 @@ func (e *refusedError) Error() string {
 	switch e.attr.Reason {
 	case disconnect.DuplicateAgent:
 		return "another agent took over this workspace with the same token; start only one, and create a workspace for each machine"
+	case disconnect.WorkspaceStopped:
+		return "this agent's workspace is gone: " + e.attr.Detail
 	case disconnect.AuthFailed, disconnect.AuthRevoked:
 		return "the server does not accept this agent's token; create a new one for the workspace and start the agent with it"
 	}
@@ -118,14 +120,15 @@ func (e *refusedError) Unwrap() error { return e.err }
 
 // dismissed returns the error to give up with when the server said goodbye for good.
 func dismissed(link *control.Link) error {
-	ending := link.Ending()
-	switch ending.Reason {
-	case disconnect.AuthRevoked, disconnect.DuplicateAgent:
-		if ending.Goodbye {
-			return &refusedError{attr: ending.Attribution, err: link.Err()}
-		}
+	if ending := link.Ending(); ending.Goodbye && forGood(ending.Reason) {
+		return &refusedError{attr: ending.Attribution, err: link.Err()}
 	}
 	return nil
+}
+
+// forGood reports whether the server that ends a link for this reason wants no other.
+func forGood(r disconnect.Reason) bool {
+	return r == disconnect.AuthRevoked || r == disconnect.DuplicateAgent || r == disconnect.WorkspaceStopped
 }
 
 // IsRefused reports whether err says that the server does not accept the agent.

@@ -91,11 +91,12 @@ func (a *agent) rpcEnding(link *control.Link, err error) disconnect.Attribution 
 			return attr.On(disconnect.ServerToAgent)
 		}
 	}
+	if own, stopping := a.stopping(); stopping {
+		return own.On(disconnect.ServerToAgent)
+	}
 	reason, initiator := classifyCoordinatorRPCExit(a.gracefulCtx, err)
 	attr := disconnect.Attribution{ConnectType: disconnect.ServerToAgent, Reason: reason, Initiator: initiator}
-	if own, stopping := a.stopping(); stopping {
-		attr.Detail = own.Detail
-	} else if err != nil {
+	if err != nil {
 		attr.Detail = err.Error()
 	}
 	return attr

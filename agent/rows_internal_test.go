@@ -117,6 +117,7 @@ func (s *testSite) awaitCoordinated(t *testing.T, recorder *testutil.Recorder) {
 // testAPI is the agent service.
 type testAPI struct {
 	proto.UnimplementedAgentServiceServer
+	orders     atomic.Pointer[chan *proto.Orders]                             // nil: a server that gives none
 	onManifest atomic.Pointer[func(context.Context) (*proto.Manifest, error)] // replaces GetManifest
 	mu         sync.Mutex                                                     // guards all below
 	reports    []*proto.Connection

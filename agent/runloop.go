@@ -88,6 +88,12 @@ func (a *agent) serveLink(link *control.Link) error {
 		return err
 	}
 	group, ctx := errgroup.WithContext(ctx)
+	orders, err := a.firstOrders(ctx, link, api)
+	if err != nil {
+		a.endLink(link, err)
+		<-link.Done()
+		return err
+	}
 	run := func(routine func(context.Context, *control.Link) error) {
 		group.Go(func() error {
 			err := routine(ctx, link)
@@ -100,6 +106,7 @@ func (a *agent) serveLink(link *control.Link) error {
 	run(a.runCoordinator)
 	run(a.runDERPMapSubscriber)
 	run(func(ctx context.Context, _ *control.Link) error { return a.runReporter(ctx, api) })
+	run(func(ctx context.Context, _ *control.Link) error { return a.followOrders(ctx, api, orders) })
 	run(a.awaitLinkEnd)
 	return group.Wait() // whichever routine ends first closes the link
 }

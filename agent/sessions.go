@@ -56,9 +56,11 @@ func (a *agent) trackSession(s agentssh.Session) (id string, ended func(agentssh
 	}
 	open.Ip, open.Path = a.pathOf(client.Addr())
 	open.Principal = a.principalOf(client.Addr())
+	a.live.add(connection.String(), open.GetPrincipal(), s.Name, s.End)
 	report := a.trackConnection(open)
 	a.companion.Flow(client, connection.String())
 	return connection.String(), func(e agentssh.Ended) {
+		a.live.remove(connection.String())
 		// On record before anybody is told: what the client was told is never missing.
 		report(e, func(end *proto.Connection) { end.Ip, end.Path = a.pathOf(client.Addr()) })
 		a.companion.Ended(client, connection.String(), e.Attribution, e.ExitCode)

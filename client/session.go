@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -159,7 +160,12 @@ func (s *session) notStarted(ctx context.Context, err error) error {
 		return failed(what, judge(context.Cause(ctx)), err)
 	}
 	var refused *ssh.OpenChannelError
-	if errors.As(err, &refused) || errors.Is(err, errRefused) {
+	if errors.As(err, &refused) {
+		if a, ok := refusedFor(refused.Message); ok {
+			return failed(what, a, err)
+		}
+	}
+	if refused != nil || errors.Is(err, errRefused) {
 		return failed(what, disconnect.Attribution{
 			ConnectType: disconnect.AgentToClient,
 			Reason:      disconnect.ResourceExhausted,
@@ -168,6 +174,21 @@ func (s *session) notStarted(ctx context.Context, err error) error {
 		}, err)
 	}
 	return failed(what, s.workspace.lost(ctx, s.conn.port, s.conn.broken, &s.conn.told), err)
+}
+
+// refusedFor reads why the agent lets no session in, which it says as "reason: detail";
+// it reports false for a refusal that is no rule of the workspace.
+func refusedFor(message string) (disconnect.Attribution, bool) {
+	word, detail, _ := strings.Cut(message, ": ")
+	reason, err := disconnect.ParseReason(word)
+	if err != nil || reason == disconnect.Unknown {
+		return disconnect.Attribution{}, false
+	}
+	g := disconnect.Goodbye{Reason: reason, Initiator: disconnect.Agent, Detail: disconnect.Scrub(detail)}
+	if reason == disconnect.WorkspaceStopped {
+		g.Initiator = disconnect.Server
+	}
+	return g.On(disconnect.AgentToClient), true
 }
 
 var errRefused = errors.New("the agent refused")
@@ -262,9 +283,13 @@ func (s *session) copyOut(to io.Writer, from io.Reader) {
 	}
 }
 
-// serveRequests takes the remote process' exit, until the channel is closed.
+// serveRequests takes the remote process' exit, and the agent's word of why it ends
+// this session, until the channel is closed.
 func (s *session) serveRequests(requests <-chan *ssh.Request) {
 	for req := range requests {
+		if a, ok := parseDisconnect(req); ok {
+			s.conn.hear(a)
+		}
 		if exit, ok := parseExit(req); ok {
 			s.exited(exit)
 		}

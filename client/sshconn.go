@@ -121,12 +121,19 @@ func checkHostKey(workspace string, got, want ssh.PublicKey) error {
 func (c *sshConn) serveRequests(requests <-chan *ssh.Request) {
 	for req := range requests {
 		a, ok := parseDisconnect(req)
-		if ok && c.told.Set(a) {
-			close(c.heard)
+		if ok {
+			c.hear(a)
 		}
 		if req.WantReply {
 			_ = req.Reply(ok, nil)
 		}
+	}
+}
+
+// hear keeps the agent's last word, the first that it says.
+func (c *sshConn) hear(a disconnect.Attribution) {
+	if c.told.Set(a) {
+		close(c.heard)
 	}
 }
 

@@ -37,12 +37,22 @@ func (g Goodbye) From(sender Initiator) Goodbye {
 	case g.Initiator == InitiatorUnknown:
 		g.Initiator = sender
 	case sender == Server, g.Initiator == Network:
-	case g.Initiator == Server && (g.Reason == AuthRevoked || g.Reason == AuthExpired || g.Reason == DuplicateAgent):
+	case g.Initiator == Server && serverDecides(g.Reason):
+	case g.Initiator == Client && g.Reason == SessionReplaced: // another client's doing, and no blame
 	case g.Reason == LimitExceeded, g.Reason == SlowPeer, g.Reason == ProtocolError:
 	default:
 		g.Initiator = sender
 	}
 	return g
+}
+
+// serverDecides reports whether nobody but the server ends something for this reason.
+func serverDecides(r Reason) bool {
+	switch r {
+	case AuthRevoked, AuthExpired, DuplicateAgent, WorkspaceStopped, AdminTerminated, WorkspaceEvicted:
+		return true
+	}
+	return false
 }
 
 // Goodbye returns what to tell the other end about a.

@@ -78,10 +78,12 @@ func TestGoodbyeNamesItsSender(t *testing.T) {
 
 // TestTheServersWordIsPassedOn: what only the server decides may come through an agent.
 func TestTheServersWordIsPassedOn(t *testing.T) {
-	for _, r := range []Reason{AuthRevoked, AuthExpired, DuplicateAgent} {
+	for _, r := range []Reason{AuthRevoked, AuthExpired, DuplicateAgent, WorkspaceStopped, AdminTerminated, WorkspaceEvicted} {
 		g := Goodbye{Reason: r, Initiator: Server, Detail: "x"}
 		require.Equal(t, g, g.From(Agent))
 		require.Equal(t, g, g.From(Client))
 		require.Equal(t, Agent, Goodbye{Reason: r, Initiator: Client}.From(Agent).Initiator, "that accuses the client")
 	}
+	replaced := Goodbye{Reason: SessionReplaced, Initiator: Client}
+	require.Equal(t, replaced, replaced.From(Agent), "the client of the newer session did it")
 }

@@ -17,13 +17,18 @@ type Reason uint8
 const (
 	Unknown Reason = 0
 
-	Graceful      Reason = 10
-	ClientClosed  Reason = 11
-	ProcessExited Reason = 12
+	Graceful        Reason = 10
+	ClientClosed    Reason = 11
+	ProcessExited   Reason = 12
+	SessionReplaced Reason = 13
 
-	ServerShutdown Reason = 20
-	AuthRevoked    Reason = 25
-	AuthExpired    Reason = 26
+	ServerShutdown   Reason = 20
+	WorkspaceStopped Reason = 21
+	AdminTerminated  Reason = 22
+	IdleTimeout      Reason = 23
+	SessionLimit     Reason = 24
+	AuthRevoked      Reason = 25
+	AuthExpired      Reason = 26
 
 	AuthFailed        Reason = 30
 	LimitExceeded     Reason = 31
@@ -32,6 +37,7 @@ const (
 	ConnectionRefused Reason = 34
 
 	ProcessSignaled   Reason = 40
+	WorkspaceEvicted  Reason = 42
 	PeerCrashed       Reason = 43
 	SlowPeer          Reason = 45
 	ResourceExhausted Reason = 46
@@ -60,7 +66,12 @@ var reasonTable = []reasonInfo{
 	{Graceful, "graceful", true, "The connection did its work and both ends closed it in order, without an error."},
 	{ClientClosed, "client_closed", true, "The client left on purpose while the session could have gone on."},
 	{ProcessExited, "process_exited", true, "The remote process ended by itself with a status other than zero; the connection did its job."},
+	{SessionReplaced, "session_replaced", true, "The same user began a session of the same name, which took this one's place."},
 	{ServerShutdown, "server_shutdown", true, "The agent or server that served this connection was stopping; the connection was healthy."},
+	{WorkspaceStopped, "workspace_stopped", true, "Somebody who may stopped or deleted the workspace."},
+	{AdminTerminated, "admin_terminated", true, "An operator, whom the detail names, ended this one connection."},
+	{IdleTimeout, "idle_timeout", true, "Nothing passed through the session for as long as its policy allows."},
+	{SessionLimit, "session_limit", true, "The session had lasted for as long as its policy allows."},
 	{AuthRevoked, "auth_revoked", true, "The token, the account or the permission behind the connection was withdrawn while it was open."},
 	{AuthExpired, "auth_expired", true, "The credential behind the connection reached its end while it was open, and was not renewed."},
 	{AuthFailed, "auth_failed", false, "The identity was not accepted."},
@@ -69,6 +80,7 @@ var reasonTable = []reasonInfo{
 	{DuplicateAgent, "duplicate_agent", false, "Two live agents, or relays, had the same identity; the older one was told to stop."},
 	{ConnectionRefused, "connection_refused", false, "The host answered, but nothing is listening there."},
 	{ProcessSignaled, "process_signaled", false, "A signal that Fairlead did not send killed the session's process."},
+	{WorkspaceEvicted, "workspace_evicted", false, "The platform took the workspace's host away, as it had given notice of."},
 	{PeerCrashed, "peer_crashed", false, "The other process or its host died without saying goodbye."},
 	{SlowPeer, "slow_peer", false, "The other end did not read, or did not finish its handshake, in the time allowed."},
 	{ResourceExhausted, "resource_exhausted", false, "A host ran out of file descriptors, memory, disk or ports."},
@@ -85,10 +97,8 @@ var reasonTable = []reasonInfo{
 // reserved holds the numbers whose reasons no code produces yet, so that nothing
 // else takes them.
 var reserved = map[Reason]string{
-	13: "session_replaced", 14: "path_migrated", 15: "suspended",
-	21: "workspace_stopped", 22: "admin_terminated", 23: "idle_timeout",
-	24: "session_limit",
-	41: "oom_killed", 42: "workspace_evicted", 44: "peer_unresponsive", 48: "host_paused",
+	14: "path_migrated", 15: "suspended",
+	41: "oom_killed", 44: "peer_unresponsive", 48: "host_paused",
 	56: "relay_lost",
 }
 

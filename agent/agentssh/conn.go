@@ -170,6 +170,10 @@ func (c *conn) open(ch ssh.NewChannel) {
 }
 
 func (c *conn) openSession(nch ssh.NewChannel) {
+	if text, no := c.srv.refusal(); no {
+		_ = nch.Reject(ssh.Prohibited, text)
+		return
+	}
 	if c.channels.Add(1) > maxChannels {
 		c.channels.Add(-1)
 		_ = nch.Reject(ssh.ResourceShortage, tooManyChannels)
@@ -283,13 +287,16 @@ func (c *conn) tellsItsUser() bool {
 // tell sends the cause as a global request; the channel that it returns is closed
 // when the peer answered or cannot any more.
 func (c *conn) tell(a disconnect.Attribution) <-chan struct{} {
-	payload := ssh.Marshal(sshend.Cause{
-		Reason: uint32(a.Reason), Initiator: uint32(a.Initiator), Detail: disconnect.Scrub(a.Detail),
-	})
 	told := make(chan struct{})
 	c.goroutines.Go(func() {
 		defer close(told)
-		_, _, _ = c.sc.SendRequest(sshend.Request, true, payload)
+		_, _, _ = c.sc.SendRequest(sshend.Request, true, causePayload(a))
 	})
 	return told
+}
+
+func causePayload(a disconnect.Attribution) []byte {
+	return ssh.Marshal(sshend.Cause{
+		Reason: uint32(a.Reason), Initiator: uint32(a.Initiator), Detail: disconnect.Scrub(a.Detail),
+	})
 }

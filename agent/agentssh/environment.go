@@ -16,6 +16,8 @@ import (
 const (
 	// appVariable is how a client program says what it is.
 	appVariable = "FAIRLEAD_APP"
+	// nameVariable is how a client names a session.
+	nameVariable = "FAIRLEAD_SESSION"
 
 	maxClientEnv   = 256      // variables
 	maxClientValue = 32 << 10 // bytes of one value

@@ -11,6 +11,9 @@ type meter struct {
 	sent, received atomic.Uint64 // to the client, and from it
 }
 
+// total changes with each byte that passes.
+func (m *meter) total() uint64 { return m.sent.Load() + m.received.Load() }
+
 // output returns a writer to the client that counts; w's other methods are hidden.
 func (m *meter) output(w io.Writer) io.Writer { return &countedWriter{w: w, n: &m.sent} }
 

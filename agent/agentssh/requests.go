@@ -114,6 +114,8 @@ func (s *session) start(command string) (p *process, err error) {
 			User:          disconnect.Scrub(s.c.sc.User()),
 			App:           disconnect.Scrub(s.app),
 			Kind:          s.kind,
+			Name:          disconnect.Scrub(s.name),
+			End:           s.stop,
 		})
 	}
 	s.settings = s.c.srv.cfg.Settings()
@@ -168,6 +170,9 @@ func (s *session) setEnv(payload []byte) bool {
 	}
 	if m.Name == appVariable {
 		s.app = m.Value
+	}
+	if m.Name == nameVariable {
+		s.name = m.Value
 	}
 	s.env = append(s.env, m.Name+"="+m.Value)
 	return true

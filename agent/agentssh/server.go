@@ -86,6 +86,11 @@ type Session struct {
 	User          string // the name the client asked for; it selects nothing
 	App           string // what the client said in the variable FAIRLEAD_APP
 	Kind          Kind
+	// Name is what the client calls the session in the variable FAIRLEAD_SESSION.
+	Name string
+	// End ends the session for that cause, unless another came first. It does not wait,
+	// and may be called at any time, Track included.
+	End func(disconnect.Attribution)
 }
 
 // Ended is how a session ended.
@@ -106,6 +111,7 @@ type Server struct {
 	closing   chan struct{} // closed when Close begins
 	hard      chan struct{} // closed when Close has no time left
 	hardOnce  sync.Once
+	orders    orders
 	connected sync.WaitGroup // all of conns, until their last goroutine
 
 	mu        sync.Mutex // guards all below

@@ -14,6 +14,7 @@ import (
 
 	"fairlead.dev/fairlead/disconnect"
 	"fairlead.dev/fairlead/pty"
+	"fairlead.dev/fairlead/sshend"
 )
 
 const (
@@ -41,6 +42,7 @@ type session struct {
 	term     string
 	env      []string
 	app      string
+	name     string
 	settings Settings
 	kind     Kind
 	proc     *process // nil if it did not start: see startErr
@@ -59,6 +61,8 @@ type session struct {
 	breakOnce sync.Once
 	broken    chan struct{} // closed when one of its goroutines panicked
 	over      chan struct{} // closed when run, if it began, has ended
+	stopOnce  sync.Once
+	stopped   chan struct{} // closed when this session alone was ended
 
 	mu       sync.Mutex // guards signaled
 	signaled map[string]bool
@@ -67,7 +71,8 @@ type session struct {
 func newSession(c *conn, ch ssh.Channel) *session {
 	return &session{
 		c: c, ch: ch, stderr: &lockedWriter{w: ch.Stderr()},
-		gone: make(chan struct{}), broken: make(chan struct{}), over: make(chan struct{}), signaled: make(map[string]bool),
+		gone: make(chan struct{}), broken: make(chan struct{}), over: make(chan struct{}),
+		stopped: make(chan struct{}), signaled: make(map[string]bool),
 	}
 }
 
@@ -106,9 +111,8 @@ func (s *session) run() {
 	flushed := s.await()
 	s.end.Set(s.cause())
 	s.report()
-	if !flushed && s.c.isStopped() && !s.c.tellsItsUser() {
-		a, _ := s.end.Get()
-		s.say(lastWords(a))
+	if !flushed && (s.isStopped() || s.c.isStopped()) {
+		s.tell()
 	}
 	if s.exited.Load() {
 		s.sendStatus(flushed)
@@ -120,6 +124,7 @@ func (s *session) await() (flushed bool) {
 	p := s.proc
 	output := make(chan struct{})
 	s.spawn(func() { s.awaitExit(p) })
+	s.spawn(s.keepTime)
 	s.spawn(func() { s.copyInput(p) })
 	s.spawn(func() {
 		defer close(output)
@@ -128,6 +133,8 @@ func (s *session) await() (flushed bool) {
 	select {
 	case <-p.exited:
 	case <-s.gone:
+		return false
+	case <-s.stopped:
 		return false
 	case <-s.c.stopped:
 		return false
@@ -143,6 +150,8 @@ func (s *session) await() (flushed bool) {
 	case <-output:
 		return true
 	case <-s.gone:
+		return false
+	case <-s.stopped:
 		return false
 	case <-s.c.stopped:
 		return false
@@ -295,21 +304,40 @@ func lastWords(a disconnect.Attribution) string {
 	return text
 }
 
+// tell says why we ended the session: to its user, or to our own client, which tells
+// them. That one hears it over the connection unless only this session ends.
+func (s *session) tell() {
+	a, _ := s.end.Get()
+	if !s.c.tellsItsUser() {
+		s.say(lastWords(a))
+		return
+	}
+	if !s.isStopped() {
+		return
+	}
+	s.within(tellTimeout, func() { _, _ = s.ch.SendRequest(sshend.Request, false, causePayload(a)) })
+}
+
 // say writes one scrubbed line to the user, and waits a short while for it to leave.
 func (s *session) say(text string) {
 	line, eol := "fairlead: "+disconnect.Scrub(text), "\n"
 	if s.pty != nil { // the user's terminal may be raw, its cursor anywhere
 		line, eol = "\r\n"+line, "\r\n"
 	}
-	said := make(chan struct{})
+	s.within(tellTimeout, func() { _, _ = s.stderr.Write([]byte(line + eol)) })
+}
+
+// within runs f in a goroutine of the connection, and waits for it no longer than d.
+func (s *session) within(d time.Duration, f func()) {
+	done := make(chan struct{})
 	s.c.goroutines.Go(func() {
-		defer close(said)
-		_, _ = s.stderr.Write([]byte(line + eol))
+		defer close(done)
+		f()
 	})
-	t := time.NewTimer(tellTimeout)
+	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
-	case <-said:
+	case <-done:
 	case <-t.C:
 	}
 }
@@ -325,7 +353,7 @@ func (s *session) cleanUp() {
 	defer p.close()
 	select {
 	case <-p.exited:
-		if s.c.isStopped() || s.peerLost() {
+		if s.isStopped() || s.c.isStopped() || s.peerLost() {
 			p.hangUp()
 		}
 		return

@@ -953,8 +953,9 @@ func (x *ReportConnectionsResponse_Refusal) GetMessage() string {
 }
 
 type Orders_Stop struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	By            string                 `protobuf:"bytes,1,opt,name=by,proto3" json:"by,omitempty"` // the user who said so
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// goodbye is what sessions end with, and new ones are refused with.
+	Goodbye       *wire.Goodbye `protobuf:"bytes,1,opt,name=goodbye,proto3" json:"goodbye,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -989,11 +990,11 @@ func (*Orders_Stop) Descriptor() ([]byte, []int) {
 	return file_agent_proto_agent_proto_rawDescGZIP(), []int{10, 0}
 }
 
-func (x *Orders_Stop) GetBy() string {
+func (x *Orders_Stop) GetGoodbye() *wire.Goodbye {
 	if x != nil {
-		return x.By
+		return x.Goodbye
 	}
-	return ""
+	return nil
 }
 
 type Orders_Policy struct {
@@ -1067,9 +1068,14 @@ func (x *Orders_Policy) GetSessionRule() string {
 }
 
 type Orders_Notice struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"` // as in "preempted"
-	Deadline      *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=deadline,proto3" json:"deadline,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Kind  string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"` // as in "preempted"
+	// deadline is when the workspace will be gone, by the server's clock.
+	Deadline *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=deadline,proto3" json:"deadline,omitempty"`
+	// covers is for how long from now an end of the agent is the platform's doing.
+	Covers *durationpb.Duration `protobuf:"bytes,3,opt,name=covers,proto3" json:"covers,omitempty"`
+	// goodbye is what such an end is told with.
+	Goodbye       *wire.Goodbye `protobuf:"bytes,4,opt,name=goodbye,proto3" json:"goodbye,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1114,6 +1120,20 @@ func (x *Orders_Notice) GetKind() string {
 func (x *Orders_Notice) GetDeadline() *timestamppb.Timestamp {
 	if x != nil {
 		return x.Deadline
+	}
+	return nil
+}
+
+func (x *Orders_Notice) GetCovers() *durationpb.Duration {
+	if x != nil {
+		return x.Covers
+	}
+	return nil
+}
+
+func (x *Orders_Notice) GetGoodbye() *wire.Goodbye {
+	if x != nil {
+		return x.Goodbye
 	}
 	return nil
 }
@@ -1250,22 +1270,24 @@ const file_agent_proto_agent_proto_rawDesc = "" +
 	"\x06detail\x18\x03 \x01(\tR\x06detail\"7\n" +
 	"\x1bAnnounceConnectionsResponse\x12\x18\n" +
 	"\aunknown\x18\x01 \x03(\fR\aunknown\"\x15\n" +
-	"\x13StreamOrdersRequest\"\xf2\x04\n" +
+	"\x13StreamOrdersRequest\"\x8c\x06\n" +
 	"\x06Orders\x128\n" +
 	"\astopped\x18\x01 \x01(\v2\x1e.fairlead.agent.v1.Orders.StopR\astopped\x128\n" +
 	"\x06policy\x18\x02 \x01(\v2 .fairlead.agent.v1.Orders.PolicyR\x06policy\x128\n" +
 	"\x06notice\x18\x03 \x01(\v2 .fairlead.agent.v1.Orders.NoticeR\x06notice\x121\n" +
-	"\x04ends\x18\x04 \x03(\v2\x1d.fairlead.agent.v1.Orders.EndR\x04ends\x1a\x16\n" +
-	"\x04Stop\x12\x0e\n" +
-	"\x02by\x18\x01 \x01(\tR\x02by\x1a\xc6\x01\n" +
+	"\x04ends\x18\x04 \x03(\v2\x1d.fairlead.agent.v1.Orders.EndR\x04ends\x1aA\n" +
+	"\x04Stop\x129\n" +
+	"\agoodbye\x18\x01 \x01(\v2\x1f.fairlead.disconnect.v1.GoodbyeR\agoodbye\x1a\xc6\x01\n" +
 	"\x06Policy\x12<\n" +
 	"\fidle_timeout\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\vidleTimeout\x12\x1b\n" +
 	"\tidle_rule\x18\x02 \x01(\tR\bidleRule\x12>\n" +
 	"\rsession_limit\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\fsessionLimit\x12!\n" +
-	"\fsession_rule\x18\x04 \x01(\tR\vsessionRule\x1aT\n" +
+	"\fsession_rule\x18\x04 \x01(\tR\vsessionRule\x1a\xc2\x01\n" +
 	"\x06Notice\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x126\n" +
-	"\bdeadline\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\bdeadline\x1aP\n" +
+	"\bdeadline\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\bdeadline\x121\n" +
+	"\x06covers\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x06covers\x129\n" +
+	"\agoodbye\x18\x04 \x01(\v2\x1f.fairlead.disconnect.v1.GoodbyeR\agoodbye\x1aP\n" +
 	"\x03End\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x129\n" +
 	"\agoodbye\x18\x02 \x01(\v2\x1f.fairlead.disconnect.v1.GoodbyeR\agoodbye2\x9c\x03\n" +
@@ -1312,8 +1334,8 @@ var file_agent_proto_agent_proto_goTypes = []any{
 	(*Orders_End)(nil),                        // 19: fairlead.agent.v1.Orders.End
 	(*timestamppb.Timestamp)(nil),             // 20: google.protobuf.Timestamp
 	(*wire.Attribution)(nil),                  // 21: fairlead.disconnect.v1.Attribution
-	(*durationpb.Duration)(nil),               // 22: google.protobuf.Duration
-	(*wire.Goodbye)(nil),                      // 23: fairlead.disconnect.v1.Goodbye
+	(*wire.Goodbye)(nil),                      // 22: fairlead.disconnect.v1.Goodbye
+	(*durationpb.Duration)(nil),               // 23: google.protobuf.Duration
 }
 var file_agent_proto_agent_proto_depIdxs = []int32{
 	14, // 0: fairlead.agent.v1.Manifest.environment:type_name -> fairlead.agent.v1.Manifest.EnvironmentEntry
@@ -1335,23 +1357,26 @@ var file_agent_proto_agent_proto_depIdxs = []int32{
 	17, // 16: fairlead.agent.v1.Orders.policy:type_name -> fairlead.agent.v1.Orders.Policy
 	18, // 17: fairlead.agent.v1.Orders.notice:type_name -> fairlead.agent.v1.Orders.Notice
 	19, // 18: fairlead.agent.v1.Orders.ends:type_name -> fairlead.agent.v1.Orders.End
-	22, // 19: fairlead.agent.v1.Orders.Policy.idle_timeout:type_name -> google.protobuf.Duration
-	22, // 20: fairlead.agent.v1.Orders.Policy.session_limit:type_name -> google.protobuf.Duration
-	20, // 21: fairlead.agent.v1.Orders.Notice.deadline:type_name -> google.protobuf.Timestamp
-	23, // 22: fairlead.agent.v1.Orders.End.goodbye:type_name -> fairlead.disconnect.v1.Goodbye
-	3,  // 23: fairlead.agent.v1.AgentService.GetManifest:input_type -> fairlead.agent.v1.GetManifestRequest
-	9,  // 24: fairlead.agent.v1.AgentService.AnnounceConnections:input_type -> fairlead.agent.v1.AnnounceConnectionsRequest
-	7,  // 25: fairlead.agent.v1.AgentService.ReportConnections:input_type -> fairlead.agent.v1.ReportConnectionsRequest
-	12, // 26: fairlead.agent.v1.AgentService.StreamOrders:input_type -> fairlead.agent.v1.StreamOrdersRequest
-	4,  // 27: fairlead.agent.v1.AgentService.GetManifest:output_type -> fairlead.agent.v1.Manifest
-	11, // 28: fairlead.agent.v1.AgentService.AnnounceConnections:output_type -> fairlead.agent.v1.AnnounceConnectionsResponse
-	8,  // 29: fairlead.agent.v1.AgentService.ReportConnections:output_type -> fairlead.agent.v1.ReportConnectionsResponse
-	13, // 30: fairlead.agent.v1.AgentService.StreamOrders:output_type -> fairlead.agent.v1.Orders
-	27, // [27:31] is the sub-list for method output_type
-	23, // [23:27] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	22, // 19: fairlead.agent.v1.Orders.Stop.goodbye:type_name -> fairlead.disconnect.v1.Goodbye
+	23, // 20: fairlead.agent.v1.Orders.Policy.idle_timeout:type_name -> google.protobuf.Duration
+	23, // 21: fairlead.agent.v1.Orders.Policy.session_limit:type_name -> google.protobuf.Duration
+	20, // 22: fairlead.agent.v1.Orders.Notice.deadline:type_name -> google.protobuf.Timestamp
+	23, // 23: fairlead.agent.v1.Orders.Notice.covers:type_name -> google.protobuf.Duration
+	22, // 24: fairlead.agent.v1.Orders.Notice.goodbye:type_name -> fairlead.disconnect.v1.Goodbye
+	22, // 25: fairlead.agent.v1.Orders.End.goodbye:type_name -> fairlead.disconnect.v1.Goodbye
+	3,  // 26: fairlead.agent.v1.AgentService.GetManifest:input_type -> fairlead.agent.v1.GetManifestRequest
+	9,  // 27: fairlead.agent.v1.AgentService.AnnounceConnections:input_type -> fairlead.agent.v1.AnnounceConnectionsRequest
+	7,  // 28: fairlead.agent.v1.AgentService.ReportConnections:input_type -> fairlead.agent.v1.ReportConnectionsRequest
+	12, // 29: fairlead.agent.v1.AgentService.StreamOrders:input_type -> fairlead.agent.v1.StreamOrdersRequest
+	4,  // 30: fairlead.agent.v1.AgentService.GetManifest:output_type -> fairlead.agent.v1.Manifest
+	11, // 31: fairlead.agent.v1.AgentService.AnnounceConnections:output_type -> fairlead.agent.v1.AnnounceConnectionsResponse
+	8,  // 32: fairlead.agent.v1.AgentService.ReportConnections:output_type -> fairlead.agent.v1.ReportConnectionsResponse
+	13, // 33: fairlead.agent.v1.AgentService.StreamOrders:output_type -> fairlead.agent.v1.Orders
+	30, // [30:34] is the sub-list for method output_type
+	26, // [26:30] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_agent_proto_agent_proto_init() }
