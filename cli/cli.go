@@ -27,6 +27,7 @@ const (
 	exitAuth     = 4   // log in first, or the login is no longer valid
 	exitNoAnswer = 5   // ping: the workspace does not answer, or its agent is offline
 	exitIndirect = 6   // ping --until-direct: it answers, but only over the relay
+	exitStopped  = 7   // ssh: the workspace is stopped
 	exitLost     = 255 // the connection to the workspace was lost or could not be made
 )
 

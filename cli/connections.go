@@ -64,7 +64,7 @@ func newConnections(s streams) *cobra.Command {
 		}
 		return out.end()
 	})
-	cmd.AddCommand(newConnectionsShow(s))
+	cmd.AddCommand(newConnectionsShow(s), newConnectionsKill(s))
 	return cmd
 }
 

@@ -69,7 +69,11 @@ func printWorkspaces(s streams, workspaces []sdk.Workspace, user string, now tim
 		if e := ws.Agent.Ending; e != nil {
 			ending = e.Reason + " by " + e.Initiator
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", plain(name), plain(ws.Owner), plain(string(ws.Agent.Status)), since, plain(ending))
+		status := plain(string(ws.Agent.Status))
+		if ws.Stopped != nil {
+			status += ", stopped"
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", plain(name), plain(ws.Owner), status, since, plain(ending))
 	}
 	return w.Flush()
 }

@@ -82,6 +82,8 @@ func serverOptions(opts *server.Options) []option {
 		{name: "insecure-http", value: &opts.InsecureHTTP, usage: "serve plain HTTP beyond loopback"},
 		{name: "max-links-per-user", value: &opts.MaxLinksPerUser, usage: "how many clients of one user, or agents of one workspace, may be connected at once"},
 		{name: "max-links-per-address", value: &opts.MaxLinksPerAddress, usage: "how many agents and clients of one address may be connected at once"},
+		{name: "idle-timeout", value: &opts.IdleTimeout, usage: "end sessions through which nothing passed for so long, in workspaces without a policy of their own; 0: never"},
+		{name: "session-limit", value: &opts.SessionLimit, usage: "end sessions that have lasted so long, in workspaces without a policy of their own; 0: never"},
 		{name: "metrics-listen", value: &opts.MetricsListen, usage: "address and port of /metrics, and of pprof if it is loopback; empty turns both off"},
 		{name: "tls-cert", value: &opts.TLSCert, usage: "TLS certificate (PEM file); read anew when it changes"},
 		{name: "tls-key", value: &opts.TLSKey, usage: "TLS key (PEM file)"},

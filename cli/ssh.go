@@ -32,6 +32,7 @@ type sshCommand struct {
 	forceRelay  bool
 	outageLimit time.Duration
 	env         []string
+	name        string
 	logger      *slog.Logger
 }
 
@@ -60,6 +61,7 @@ func newSSH(s streams) *cobra.Command {
 	flags.BoolVar(&c.forceRelay, "force-relay", false, "keep all traffic on the relay, never direct")
 	flags.DurationVar(&c.outageLimit, "outage-limit", 0, "how long the workspace may be out of reach before the session ends (default 1m)")
 	flags.StringArrayVarP(&c.env, "env", "e", nil, "set a variable of the remote session, KEY=VALUE (repeatable)")
+	flags.StringVar(&c.name, "name", "", "name the session; one of yours that has the name ends")
 	profileName := profileFlag(cmd)
 	logger := logFlags(cmd, s.err)
 	_ = flags.Lookup("log-level").Value.Set("off") // the terminal belongs to the session
@@ -77,6 +79,9 @@ func newSSH(s streams) *cobra.Command {
 func (c *sshCommand) run(ctx context.Context) error {
 	if !validWorkspace(c.workspace) {
 		return withCode(exitUsage, fmt.Errorf("%q cannot be a workspace: %s", plain(c.workspace), sdk.NameRule))
+	}
+	if err := c.checkName(); err != nil {
+		return err
 	}
 	p, err := chooseProfile(c.profile)
 	if err != nil {
@@ -120,6 +125,18 @@ func (c *sshCommand) run(ctx context.Context) error {
 	return c.report(end)
 }
 
+// checkName refuses a name of a session that cannot be one.
+func (c *sshCommand) checkName() error {
+	switch {
+	case c.name == "":
+	case !sdk.ValidName(c.name):
+		return withCode(exitUsage, fmt.Errorf("%q cannot be the name of a session: %s", plain(c.name), sdk.NameRule))
+	case c.stdio:
+		return withCode(exitUsage, errors.New("--name does not go with --stdio: let the ssh client send FAIRLEAD_SESSION, as in: ssh -o SetEnv=FAIRLEAD_SESSION=build dev.fairlead"))
+	}
+	return nil
+}
+
 // validWorkspace allows NAME and OWNER/NAME.
 func validWorkspace(s string) bool {
 	owner, name, both := strings.Cut(s, "/")
@@ -146,6 +163,9 @@ func loginRefused(a disconnect.Attribution) bool {
 // report says how the session ended, unless it was a clean exit whose status says
 // it all, or the local ssh client, which speaks for itself, ended it.
 func (c *sshCommand) report(end client.SessionEnd) error {
+	if end.Err != nil && end.Attribution.Reason == disconnect.WorkspaceStopped {
+		return withCode(exitStopped, end.Err)
+	}
 	if end.Err != nil {
 		return withCode(end.ExitCode, end.Err)
 	}
@@ -180,6 +200,9 @@ func (c *sshCommand) session(ctx context.Context, workspace *client.Workspace) (
 			return client.SessionEnd{}, withCode(exitUsage, fmt.Errorf("--env %q is not KEY=VALUE", plain(kv)))
 		}
 		opts.Env[key] = value
+	}
+	if c.name != "" {
+		opts.Env["FAIRLEAD_SESSION"] = c.name
 	}
 	signals, stop := passedSignals()
 	defer stop()

@@ -190,6 +190,10 @@ type Workspace struct {
 	// SSHHostKey is the agent's pinned SSH host key, as in an authorized_keys file.
 	// Empty before its agent first registered.
 	SSHHostKey string `json:"ssh_host_key,omitempty"`
+	// Stopped is nil unless somebody stopped the workspace, Notice unless the platform
+	// will take its host away.
+	Stopped *Stopped `json:"stopped,omitempty"`
+	Notice  *Notice  `json:"notice,omitempty"`
 }
 
 // Agent is the last that the server knows of a workspace's agent.

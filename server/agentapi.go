@@ -28,6 +28,7 @@ type agentAPI struct {
 	proto.UnimplementedAgentServiceServer
 	store    *store.Store
 	connlog  *connlog.Log
+	orders   *orders
 	presence *presence
 	logger   *slog.Logger
 	now      func() time.Time
@@ -95,8 +96,23 @@ func (a *agentAPI) GetManifest(ctx context.Context, req *proto.GetManifestReques
 	}
 	if older := a.presence.opened(ws.ID, link); older != nil {
 		displace(ctx, a.logger, older, "agent")
+		a.buryDisplaced(ctx, ws.ID, older)
 	}
 	return &proto.Manifest{WorkspaceId: ws.ID, WorkspaceName: ws.Name, OwnerName: ws.OwnerName}, nil
+}
+
+// buryDisplaced closes the connections of an agent that was told to stop: it tells of
+// them no more, and a newer one that is its copy would call it crashed.
+func (a *agentAPI) buryDisplaced(ctx context.Context, workspaceID string, older *control.Link) {
+	ending := older.Ending().Attribution
+	if ending.Reason != disconnect.DuplicateAgent {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
+	defer cancel()
+	if err := a.connlog.EndConnections(ctx, workspaceID, older.PeerInstance(), ending, false); err != nil {
+		a.logger.ErrorContext(ctx, "cannot record the ends of an agent's connections", "workspace_id", workspaceID, "error", err)
+	}
 }
 
 // rivalTimeout is how long the link of an older agent may take to show that it lives.

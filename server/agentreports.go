@@ -193,6 +193,8 @@ func (s *Server) startConnLog(ctx context.Context) (err error) {
 // connectionEnded writes down a connection's end: the one line of it in the server's
 // own log. A control link has one already.
 func (s *Server) connectionEnded(c store.Connection) {
+	s.orders.ended(c.Workspace.ID, c.ID)
+	s.ends.ended(c.ID)
 	if c.ConnectType != disconnect.AgentToClient {
 		return
 	}

@@ -146,6 +146,12 @@ func (s *Server) reachable(ctx context.Context, p auth.Principal, owner, name st
 // workspaceOut joins what is stored of a workspace with whether its agent is here now.
 func (s *Server) workspaceOut(ws store.Workspace) sdk.Workspace {
 	out := sdk.Workspace{ID: ws.ID, Name: ws.Name, Owner: ws.OwnerName, CreatedAt: ws.CreatedAt, SSHHostKey: ws.SSHHostKey}
+	if o := ws.Orders; !o.StoppedAt.IsZero() {
+		out.Stopped = &sdk.Stopped{By: o.StoppedBy, At: o.StoppedAt}
+	}
+	if n := ws.Orders.Notice; n.Kind != "" && !s.opts.Now().After(n.Deadline.Add(evictionSlack)) {
+		out.Notice = &sdk.Notice{Kind: n.Kind, At: n.At, Deadline: n.Deadline}
+	}
 	linkedSince, linked := s.presence.since(ws.ID)
 	_, since, coordinated := s.coordinator.Online(ws.ID)
 	switch {

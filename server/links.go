@@ -225,9 +225,17 @@ func (s *Server) attend(link *control.Link, p auth.Principal, remote string, sta
 		row = s.logLink(ctx, link, p, remote, started)
 	}
 	s.logger.LogAttrs(ctx, slog.LevelInfo, msg+" opened", attrs...)
+	rowOver := func() {}
+	if row != nil {
+		rowOver = s.ends.opened(row.ID(), link)
+	}
 	over := func() {
 		defer done()
+		rowOver()
 		ending := link.Ending().On(leg)
+		if p.Kind == auth.KindAgent {
+			ending = s.orders.judge(p.WorkspaceID, s.opts.Now(), link.Ending()).On(leg)
+		}
 		s.meters.set.Ended(ending)
 		s.leftBehind(ctx, link, row, ending)
 		attrs = append(attrs, slog.Duration("duration", time.Since(started).Round(time.Millisecond)))
@@ -250,6 +258,7 @@ func (s *Server) leftBehind(ctx context.Context, link *control.Link, row *connlo
 		return
 	case control.AgentPeer:
 		defer s.presence.ended(id.ID, link, ending)
+		defer s.agentEnded(ctx, id.ID, link.PeerInstance(), ending)
 	}
 	if err := row.Ended(ctx, s.opts.Now(), ending); err != nil {
 		s.logger.ErrorContext(ctx, "cannot record the end of a control link", "connection_id", row.ID(), "error", err)

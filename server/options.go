@@ -51,6 +51,9 @@ type Options struct {
 	// MaxLinksPerUser and MaxLinksPerAddress bound the control links of one user, or
 	// one workspace's agents, and of one address; 0 means the default.
 	MaxLinksPerUser, MaxLinksPerAddress int
+	// IdleTimeout and SessionLimit bound the sessions of workspaces that have no policy
+	// of their own; 0: never.
+	IdleTimeout, SessionLimit time.Duration
 	// MetricsListen is the address and port of /metrics and, at a loopback address,
 	// pprof; empty turns both off.
 	MetricsListen string
@@ -67,6 +70,11 @@ func (opts Options) normalized() (Options, error) {
 	}
 	if opts.MaxLinksPerUser < 0 || opts.MaxLinksPerAddress < 0 {
 		return opts, errors.New("a limit of connections cannot be less than zero")
+	}
+	for name, d := range map[string]time.Duration{"the idle time-out": opts.IdleTimeout, "the session limit": opts.SessionLimit} {
+		if err := checkBound(name, d); err != nil {
+			return opts, err
+		}
 	}
 	if opts.MaxLinksPerUser == 0 {
 		opts.MaxLinksPerUser = DefaultMaxLinksPerUser

@@ -57,6 +57,8 @@ type Server struct {
 
 	store       *store.Store
 	connlog     *connlog.Log
+	orders      *orders
+	ends        *ends
 	auth        *auth.Auth
 	presence    *presence
 	coordinator *coordinator.Coordinator
@@ -118,6 +120,7 @@ func (s *Server) start(ctx context.Context) (err error) {
 	if s.store, err = store.Open(ctx, s.opts.StateDir); err != nil {
 		return err
 	}
+	s.orders, s.ends = newOrders(s.store, s.opts), newEnds()
 	s.presence = &presence{store: s.store, logger: s.logger, now: s.opts.Now, online: make(map[string]present)}
 	if err := s.presence.buryFormerLife(ctx); err != nil {
 		return err
@@ -133,7 +136,7 @@ func (s *Server) start(ctx context.Context) (err error) {
 	if err := s.startConnLog(ctx); err != nil {
 		return err
 	}
-	api := &agentAPI{store: s.store, connlog: s.connlog, presence: s.presence, logger: s.logger, now: s.opts.Now}
+	api := &agentAPI{store: s.store, connlog: s.connlog, orders: s.orders, presence: s.presence, logger: s.logger, now: s.opts.Now}
 	s.control = control.NewServer(control.ServerOptions{
 		Logger: s.logger, Instance: s.instance, Version: s.opts.Version,
 		Register: func(r grpc.ServiceRegistrar) {
@@ -226,6 +229,7 @@ func (s *Server) startTailnet(ctx context.Context) error {
 		Instance:   s.instance,
 		Authorize:  s.authorize,
 		Offline:    s.offline,
+		Judge:      s.orders.judge,
 		GrantKey:   grantKey,
 		RelayToken: s.relayToken,
 		DERPMap:    s.derpMap,

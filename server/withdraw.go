@@ -51,14 +51,14 @@ func (s *Server) endToken(userID, tokenID string, g disconnect.Goodbye) {
 // unshared ends a user's sessions in a workspace that is not shared any more.
 func (s *Server) unshared(u store.User, ws store.Workspace) { s.recheck(u.ID, ws.ID) }
 
-// agentRevoked ends the link of an agent whose token is void, and every session with it:
-// an agent that is not to be trusted would keep them.
-func (s *Server) agentRevoked(ws store.Workspace, detail string) {
-	s.coordinator.EndTunnels(ws.ID, revoked(detail))
-	s.endLinks(revoked(detail), func(id control.Identity) bool {
+// endAgent ends the link of an agent whose token is void, and every session with it: an
+// agent that is not to be trusted would keep them.
+func (s *Server) endAgent(ws store.Workspace, g disconnect.Goodbye) {
+	s.coordinator.EndTunnels(ws.ID, g)
+	s.endLinks(g, func(id control.Identity) bool {
 		return id.Kind == control.AgentPeer && id.ID == ws.ID
 	})
-	s.endAtRelays(workspaceTag(ws.ID), revoked(detail))
+	s.endAtRelays(workspaceTag(ws.ID), g)
 }
 
 // recheck has the coordinator end the tunnels whose right is gone. It must come before

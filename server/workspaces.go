@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/http"
 
+	"fairlead.dev/fairlead/disconnect"
 	"fairlead.dev/fairlead/sdk"
 	"fairlead.dev/fairlead/server/auth"
 	"fairlead.dev/fairlead/server/store"
@@ -19,13 +20,16 @@ func (s *Server) managed(r *http.Request, p auth.Principal) (store.Workspace, er
 	return ws, err
 }
 
-// deleteWorkspace removes a workspace. Its agent is told, and every session in it ends.
+// deleteWorkspace removes a workspace. Every session in it ends, and its agent is told
+// that it is gone for good.
 func (s *Server) deleteWorkspace(w http.ResponseWriter, r *http.Request, p auth.Principal) error {
 	ws, err := s.managed(r, p)
 	if err != nil {
 		return err
 	}
 	out := s.workspaceOut(ws)
+	g := stoppedBy("the workspace was deleted by " + p.UserName)
+	defer s.drain(r.Context(), ws, g)()
 	err = s.store.DeleteWorkspace(r.Context(), ws.ID)
 	if errors.Is(err, store.ErrNotFound) {
 		return errNoWorkspace
@@ -34,7 +38,10 @@ func (s *Server) deleteWorkspace(w http.ResponseWriter, r *http.Request, p auth.
 		return err
 	}
 	s.logger.InfoContext(r.Context(), "workspace deleted", "workspace", ws.OwnerName+"/"+ws.Name, "workspace_id", ws.ID, "by", p.UserName)
-	s.agentRevoked(ws, "the workspace was deleted")
+	s.endAgent(ws, g)
+	if err := s.connlog.EndConnections(r.Context(), ws.ID, "", g.On(disconnect.AgentToClient), false); err != nil {
+		s.logger.ErrorContext(r.Context(), "cannot record the ends of a deleted workspace's connections", "workspace_id", ws.ID, "error", err)
+	}
 	writeJSON(w, http.StatusOK, out)
 	return nil
 }
@@ -50,7 +57,7 @@ func (s *Server) rotateToken(w http.ResponseWriter, r *http.Request, p auth.Prin
 		return err
 	}
 	s.logger.InfoContext(r.Context(), "agent token rotated", "workspace", ws.OwnerName+"/"+ws.Name, "workspace_id", ws.ID, "by", p.UserName)
-	s.agentRevoked(ws, "the agent's token was replaced")
+	s.endAgent(ws, revoked("the agent's token was replaced"))
 	writeJSON(w, http.StatusOK, sdk.CreateWorkspaceResponse{Workspace: s.workspaceOut(ws), AgentToken: token})
 	return nil
 }

@@ -72,7 +72,8 @@ func closeUnknown(row *store.Connection, agent Agent, lastSeen, now time.Time) {
 }
 
 // reopen opens what was closed for the agent's silence and lives, and returns the ids
-// that have no row.
+// that have no row. What another life of the agent knows of it has yet to report the
+// end of.
 func reopen(ctx context.Context, tx *store.ConnTx, agent Agent, ids []string) (unknown []string, err error) {
 	for _, id := range ids {
 		row, err := tx.ByID(ctx, id)
@@ -82,7 +83,7 @@ func reopen(ctx context.Context, tx *store.ConnTx, agent Agent, ids []string) (u
 			continue
 		case err != nil:
 			return nil, err
-		case row.Status != store.StatusClosed || !row.Provisional || row.Workspace.ID != agent.Workspace.ID:
+		case row.Status != store.StatusClosed || !row.Provisional || row.Workspace.ID != agent.Workspace.ID, row.Instance != agent.Instance:
 			continue
 		}
 		row.Status, row.Provisional, row.Instance = store.StatusOpen, false, agent.Instance

@@ -111,7 +111,11 @@ func begin(agent Agent, user store.LoggedUser, clock clock, r Report) store.Conn
 
 // end closes row as its agent says.
 func end(row *store.Connection, clock clock, r Report) {
-	closeRow(row, clock.ours(r.At), r.Ending)
+	ending := r.Ending
+	if row.Status == store.StatusClosed && follows(row.Ending.Reason, ending.Reason) {
+		ending = row.Ending
+	}
+	closeRow(row, clock.ours(r.At), ending)
 	row.EndObservedAt, row.ExitCode = r.At, r.ExitCode
 	row.BytesSent, row.BytesReceived = r.BytesSent, r.BytesReceived
 	if r.Path != store.PathUnknown {

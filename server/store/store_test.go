@@ -54,6 +54,7 @@ func TestConformance(t *testing.T) {
 		"users":             testUsers,
 		"tokens":            testTokens,
 		"shares":            testShares,
+		"orders":            testOrders,
 		"codes":             testCodes,
 		"code race":         testCodeRace,
 		"workspaces":        testWorkspaces,
@@ -227,6 +228,43 @@ func testShares(t *testing.T, s *store.Store) {
 	require.NoError(t, s.DeleteWorkspace(ctx, dev.ID))
 	require.ErrorIs(t, s.DeleteWorkspace(ctx, dev.ID), store.ErrNotFound)
 	reached(0)
+}
+
+func testOrders(t *testing.T, s *store.Store) {
+	ctx := t.Context()
+	ada := store.User{ID: uuid.NewString(), Name: "ada", Role: store.RoleAdmin, CreatedAt: t0}
+	require.NoError(t, s.CreateUser(ctx, ada))
+	dev := store.Workspace{ID: uuid.NewString(), OwnerID: ada.ID, OwnerName: ada.Name, Name: "dev", AgentTokenHash: "h", CreatedAt: t0}
+	require.NoError(t, s.CreateWorkspace(ctx, dev))
+	stored := func(want store.Orders) {
+		t.Helper()
+		got, err := s.WorkspaceByID(ctx, dev.ID)
+		require.NoError(t, err)
+		require.Equal(t, want, got.Orders)
+	}
+	stored(store.Orders{})
+	for i, by := range []string{"ada", "bob"} {
+		changed, err := s.StopWorkspace(ctx, dev.ID, by, t0)
+		require.NoError(t, err)
+		require.Equal(t, i == 0, changed)
+		stored(store.Orders{StoppedAt: t0, StoppedBy: "ada"})
+	}
+	for i := range 2 {
+		changed, err := s.StartWorkspace(ctx, dev.ID)
+		require.NoError(t, err)
+		require.Equal(t, i == 0, changed)
+	}
+	never, hour := time.Duration(0), time.Hour
+	require.NoError(t, s.SetPolicy(ctx, dev.ID, &never, &hour))
+	stored(store.Orders{IdleTimeout: &never, SessionLimit: &hour})
+	require.NoError(t, s.SetPolicy(ctx, dev.ID, nil, nil))
+	notice := store.Notice{Kind: "drained", At: t0, Deadline: t0.Add(time.Hour)}
+	require.NoError(t, s.SetNotice(ctx, dev.ID, notice))
+	stored(store.Orders{Notice: notice})
+	require.NoError(t, s.SetNotice(ctx, dev.ID, store.Notice{}))
+	stored(store.Orders{})
+	require.ErrorIs(t, s.SetPolicy(ctx, "nothing", nil, nil), store.ErrNotFound)
+	require.ErrorIs(t, s.SetNotice(ctx, "nothing", notice), store.ErrNotFound)
 }
 
 func testCodes(t *testing.T, s *store.Store) {
@@ -528,7 +566,7 @@ func TestOpenRefusals(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, db.Close())
 		_, err = store.Open(t.Context(), dir)
-		requireSentence(t, err, dir, "written by a newer Fairlead (schema 9999, this one knows 5)")
+		requireSentence(t, err, dir, "written by a newer Fairlead (schema 9999, this one knows 6)")
 	})
 	t.Run("garbage", func(t *testing.T) {
 		dir := t.TempDir()

@@ -19,6 +19,7 @@ type Workspace struct {
 	SSHHostKey     string // pinned; empty until the agent's first registration
 	CreatedAt      time.Time
 	Agent          AgentState
+	Orders         Orders
 }
 
 // AgentState is the last that is known of a workspace's agent.
@@ -35,7 +36,7 @@ type AgentState struct {
 const workspaceColumns = `workspaces.id, workspaces.owner_id, users.name, workspaces.name,
 	workspaces.agent_token_hash, workspaces.ssh_host_key, workspaces.created_at,
 	workspaces.agent_online, workspaces.agent_instance, workspaces.agent_seen_at,
-	workspaces.ending_reason, workspaces.ending_initiator, workspaces.ending_detail`
+	workspaces.ending_reason, workspaces.ending_initiator, workspaces.ending_detail, ` + ordersColumns
 
 const workspaceFrom = ` FROM workspaces JOIN users ON users.id = workspaces.owner_id`
 
@@ -47,12 +48,14 @@ func scanWorkspace(scan func(dest ...any) error) (Workspace, error) {
 		seen              sql.NullInt64
 		reason, initiator sql.Null[uint8]
 		detail            string
+		orders            scannedOrders
 	)
-	err := scan(&w.ID, &w.OwnerID, &w.OwnerName, &w.Name, &w.AgentTokenHash, &w.SSHHostKey, &created,
-		&w.Agent.Online, &w.Agent.Instance, &seen, &reason, &initiator, &detail)
+	err := scan(append([]any{&w.ID, &w.OwnerID, &w.OwnerName, &w.Name, &w.AgentTokenHash, &w.SSHHostKey, &created,
+		&w.Agent.Online, &w.Agent.Instance, &seen, &reason, &initiator, &detail}, orders.dest()...)...)
 	if err != nil {
 		return Workspace{}, err
 	}
+	w.Orders = orders.orders()
 	w.CreatedAt, w.Agent.SeenAt = fromMicros(created), fromNullMicros(seen)
 	if reason.Valid {
 		w.Agent.Ending = disconnect.Attribution{

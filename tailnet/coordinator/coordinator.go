@@ -82,6 +82,9 @@ type Config struct {
 	// Offline tells since when, and by what ending, a workspace's agent is away, when
 	// the coordinator itself has not seen it. May be nil.
 	Offline func(ctx context.Context, workspaceID string) (since time.Time, ending disconnect.Attribution, ok bool)
+	// Judge returns how the link of a workspace's agent ended at that time, by what the
+	// server knows besides; nil: as the link says. It must not block.
+	Judge func(workspaceID string, at time.Time, e control.Ending) control.Ending
 	// GrantKey signs grants. It must be the same after a restart of the server; zero:
 	// a random key, and grants do not survive a restart.
 	GrantKey [32]byte

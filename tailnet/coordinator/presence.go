@@ -39,7 +39,7 @@ func (c *Coordinator) agentAdmittedLocked(s *session) {
 	if rec.link != nil && rec.link != s.link {
 		select {
 		case <-rec.link.Done(): // how it ended must be told before the return is
-			c.agentGoneLocked(rec)
+			c.agentGoneLocked(s.id.ID, rec)
 		default:
 		}
 	}
@@ -77,21 +77,24 @@ func (c *Coordinator) linkEnded(workspace string, link caller) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if rec := c.agents[workspace]; rec != nil && rec.link == link && !c.closed {
-		c.agentGoneLocked(rec)
+		c.agentGoneLocked(workspace, rec)
 	}
 }
 
 // agentGoneLocked tells clients how their agent's link ended, once.
-func (c *Coordinator) agentGoneLocked(rec *agentRecord) {
+func (c *Coordinator) agentGoneLocked(workspace string, rec *agentRecord) {
 	if !rec.presence.GetOnline() {
 		return
 	}
 	ending := rec.link.Ending()
+	if c.cfg.Judge != nil {
+		ending = c.cfg.Judge(workspace, c.now(), ending)
+	}
 	rec.presence = &proto.Presence{
 		NodeKey: rec.key.Bytes(), InstanceId: rec.presence.GetInstanceId(),
 		Ending: wire.FromAttribution(ending.On(disconnect.ServerToAgent)),
-		// A goodbye of the server's own is no word of the agent.
-		Goodbye: ending.Goodbye && ending.Initiator != disconnect.Server,
+		// A goodbye of the server's own is no word of the agent; a platform's notice is as good.
+		Goodbye: ending.Goodbye && (ending.Initiator != disconnect.Server || ending.Reason == disconnect.WorkspaceEvicted),
 		At:      timestamppb.New(c.now()),
 	}
 	c.tellPresenceLocked(rec)

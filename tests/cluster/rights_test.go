@@ -25,9 +25,14 @@ func session(h *site.Home, workspace string) *site.Process {
 // time since, and checks what everybody says of it.
 func endsRevoked(t *testing.T, p *site.Process, since time.Time) {
 	t.Helper()
+	endsFor(t, p, since, "auth_revoked")
+}
+
+func endsFor(t *testing.T, p *site.Process, since time.Time, reason string) {
+	t.Helper()
 	require.Equal(t, 255, p.Wait(), p.Stderr)
 	took := time.Since(since)
-	require.Contains(t, p.Stderr.String(), "reason=auth_revoked initiator=server expected=true")
+	require.Contains(t, p.Stderr.String(), "reason="+reason+" initiator=server expected=true")
 	require.Equal(t, 1, strings.Count(p.Stderr.String(), "\n"), p.Stderr)
 	require.Less(t, took, revokeWithin)
 }
@@ -122,10 +127,10 @@ func TestWithdrawnRights(t *testing.T) {
 		p := session(s.Home, "dev")
 		since := time.Now()
 		s.Must("workspace", "delete", "dev")
-		endsRevoked(t, p, since)
+		endsFor(t, p, since, "workspace_stopped")
 		require.Equal(t, 3, s.Agent.Wait(), "the agent does not come back")
 		links := s.Agent.Stderr.Endings(t, "disconnected from server")
-		require.Equal(t, "auth_revoked", links[len(links)-1]["disconnect_reason"])
+		require.Equal(t, "workspace_stopped", links[len(links)-1]["disconnect_reason"])
 		require.Equal(t, "server", links[len(links)-1]["disconnect_initiator"])
 	})
 	t.Run("the last admin stays", func(t *testing.T) {

@@ -1,0 +1,212 @@
+package server
+
+import (
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/require"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	agentproto "fairlead.dev/fairlead/agent/proto"
+	"fairlead.dev/fairlead/control"
+	"fairlead.dev/fairlead/disconnect"
+	"fairlead.dev/fairlead/disconnect/wire"
+	"fairlead.dev/fairlead/sdk"
+	"fairlead.dev/fairlead/server/store"
+	"fairlead.dev/fairlead/testutil"
+)
+
+// orderStream is an agent that follows its orders.
+func orderStream(t *testing.T, link *control.Link) agentproto.AgentService_StreamOrdersClient {
+	t.Helper()
+	stream, err := agentproto.NewAgentServiceClient(link.RPC()).StreamOrders(testutil.Context(t, patience), &agentproto.StreamOrdersRequest{})
+	require.NoError(t, err)
+	return stream
+}
+
+func nextOrders(t *testing.T, stream agentproto.AgentService_StreamOrdersClient) *agentproto.Orders {
+	t.Helper()
+	o, err := stream.Recv()
+	require.NoError(t, err)
+	return o
+}
+
+// TestOrders: all at once, and again when something of it changes.
+func TestOrders(t *testing.T) {
+	s := run(t, func(o *Options) { o.IdleTimeout = time.Hour })
+	u, token := s.addUser(t, "ada", store.RoleMember)
+	ada, ctx := s.client(t, token), testutil.Context(t, patience)
+	link, ws, _ := s.agentLink(t, u, "dev")
+	_, err := orderStream(t, link).Recv()
+	require.Equal(t, codes.PermissionDenied, status.Code(err), "only who has registered gets orders")
+	register(t, link, hostKey(t))
+	stream := orderStream(t, link)
+	o := nextOrders(t, stream)
+	require.Nil(t, o.GetStopped())
+	require.Nil(t, o.GetNotice())
+	require.Equal(t, time.Hour, o.GetPolicy().GetIdleTimeout().AsDuration())
+	require.Equal(t, "the server's default policy", o.GetPolicy().GetIdleRule())
+	require.Zero(t, o.GetPolicy().GetSessionLimit().AsDuration())
+
+	change, err := ada.StopWorkspace(ctx, "dev")
+	require.NoError(t, err)
+	require.True(t, change.Changed)
+	require.Equal(t, "ada", change.Workspace.Stopped.By)
+	want := disconnect.Goodbye{Reason: disconnect.WorkspaceStopped, Initiator: disconnect.Server, Detail: "stopped by ada"}
+	require.Equal(t, want, wire.ToGoodbye(nextOrders(t, stream).GetStopped().GetGoodbye()))
+	change, err = ada.StopWorkspace(ctx, "dev")
+	require.NoError(t, err)
+	require.False(t, change.Changed)
+	_, err = ada.StartWorkspace(ctx, "dev")
+	require.NoError(t, err)
+	require.Nil(t, nextOrders(t, stream).GetStopped(), "what did not change was not sent")
+
+	limit, never := "8h", sdk.Never
+	p, err := ada.UpdatePolicy(ctx, "dev", sdk.UpdatePolicyRequest{SessionLimit: &limit, IdleTimeout: &never})
+	require.NoError(t, err)
+	require.Equal(t, sdk.Policy{IdleTimeout: sdk.Bound{Value: "never", Rule: "workspace"}, SessionLimit: sdk.Bound{Value: "8h0m0s", Rule: "workspace"}}, p)
+	o = nextOrders(t, stream)
+	require.Zero(t, o.GetPolicy().GetIdleTimeout().AsDuration())
+	require.Equal(t, 8*time.Hour, o.GetPolicy().GetSessionLimit().AsDuration())
+	require.Equal(t, "the workspace's policy", o.GetPolicy().GetSessionRule())
+	for _, absurd := range []string{"-1s", "1ms", "100000h", "soon", ""} {
+		_, err := ada.UpdatePolicy(ctx, "dev", sdk.UpdatePolicyRequest{IdleTimeout: &absurd})
+		require.True(t, sdk.IsCode(err, sdk.CodeInvalid), "%q: %v", absurd, err)
+	}
+
+	_, err = ada.GiveNotice(ctx, "dev", sdk.NoticeRequest{Kind: "preempted", Deadline: time.Now().Add(time.Minute)})
+	require.NoError(t, err)
+	n := nextOrders(t, stream).GetNotice()
+	require.Equal(t, "preempted", n.GetKind())
+	require.InDelta(t, (time.Minute + evictionSlack).Seconds(), n.GetCovers().AsDuration().Seconds(), 10)
+	for _, bad := range []sdk.NoticeRequest{{Kind: "preempted"}, {Kind: "preempted", Deadline: time.Now()}, {Kind: "", Deadline: time.Now().Add(time.Hour)},
+		{Kind: "x y", Deadline: time.Now().Add(time.Hour)}, {Kind: "x", Deadline: time.Now().Add(maxNotice + time.Hour)}} {
+		_, err := ada.GiveNotice(ctx, "dev", bad)
+		require.True(t, sdk.IsCode(err, sdk.CodeInvalid), "%+v: %v", bad, err)
+	}
+	_, err = ada.WithdrawNotice(ctx, "dev")
+	require.NoError(t, err)
+	require.Nil(t, nextOrders(t, stream).GetNotice())
+
+	// What was said once holds for an agent that asks again.
+	_, err = ada.StopWorkspace(ctx, "dev")
+	require.NoError(t, err)
+	require.NotNil(t, nextOrders(t, orderStream(t, link)).GetStopped())
+	require.NoError(t, link.Close(disconnect.Goodbye{Reason: disconnect.ServerShutdown, Initiator: disconnect.Agent}))
+	s.waitOnline(t, ws.ID, false)
+	require.Eventually(t, func() bool {
+		s.orders.mu.Lock()
+		defer s.orders.mu.Unlock()
+		return len(s.orders.pending) == 0
+	}, patience, 5*time.Millisecond, "nothing is kept for nobody")
+}
+
+// TestKillIsRepeatedUntilItIsDone: an agent that lost its link hears it again.
+func TestKillIsRepeatedUntilItIsDone(t *testing.T) {
+	s := run(t, nil)
+	u, token := s.addUser(t, "ada", store.RoleMember)
+	_, bobs := s.addUser(t, "bob", store.RoleMember)
+	ada, ctx := s.client(t, token), testutil.Context(t, patience)
+	link, ws, agentToken := s.agentLink(t, u, "dev")
+	key := hostKey(t)
+	register(t, link, key)
+	id := uuid.New()
+	report := &agentproto.Connection{
+		Id: id[:], Action: agentproto.Connection_CONNECT, Type: agentproto.Connection_SSH, Principal: "ada", Timestamp: timestamppb.Now(),
+	}
+	_, err := reportConnections(ctx, link, report)
+	require.NoError(t, err)
+	_, err = s.client(t, bobs).KillConnection(ctx, id.String())
+	require.True(t, sdk.IsCode(err, sdk.CodeNotFound), "%v", err)
+	for _, none := range []string{"0", uuid.NewString(), "../../me", id.String()[:8]} {
+		_, err = ada.KillConnection(ctx, none)
+		require.True(t, sdk.IsCode(err, sdk.CodeNotFound), "%q: %v", none, err)
+	}
+	killed := make(chan sdk.Connection, 1)
+	go func() {
+		row, err := ada.KillConnection(ctx, id.String())
+		if err == nil {
+			killed <- row
+		}
+		close(killed)
+	}()
+	want := disconnect.Attribution{ConnectType: disconnect.AgentToClient, Reason: disconnect.AdminTerminated, Initiator: disconnect.Server, Detail: "ended by ada"}
+	for i := range 2 {
+		stream := orderStream(t, link)
+		require.Eventually(t, func() bool {
+			ends := nextOrders(t, stream).GetEnds()
+			return len(ends) == 1 && string(ends[0].GetId()) == string(id[:]) && wire.ToGoodbye(ends[0].GetGoodbye()) == want.Goodbye()
+		}, patience, time.Millisecond)
+		if i == 0 { // it comes back under another link
+			link.Abort(disconnect.Attribution{Reason: disconnect.NetworkError, Initiator: disconnect.Network})
+			link, err = s.dial(t, disconnect.Agent, agentToken, uuid.NewString())
+			require.NoError(t, err)
+			register(t, link, key)
+		}
+	}
+	report.Action, report.StatusCode, report.Attribution = agentproto.Connection_DISCONNECT, -1, wire.FromAttribution(want)
+	_, err = reportConnections(ctx, link, report)
+	require.NoError(t, err)
+	row, ok := <-killed
+	require.True(t, ok)
+	if row.Reason != nil { // else the answer came before the end, as it may after killWait
+		require.Equal(t, "admin_terminated", *row.Reason)
+	}
+	_, err = ada.KillConnection(ctx, id.String())
+	require.True(t, sdk.IsCode(err, sdk.CodeConflict), "%v", err)
+	require.Empty(t, nextOrders(t, orderStream(t, link)).GetEnds(), "it is done")
+	s.ends.mu.Lock()
+	defer s.ends.mu.Unlock()
+	require.Empty(t, s.ends.waiting)
+	require.Len(t, s.ends.links, 1, "of %s", ws.ID)
+}
+
+// TestJudgeByNotice: a notice covers what ends after it, up to the deadline and a little,
+// and nothing that somebody decided.
+func TestJudgeByNotice(t *testing.T) {
+	clock := newClock()
+	o := newOrders(nil, Options{Now: clock.Now})
+	given := clock.Now()
+	deadline := given.Add(2 * time.Minute)
+	require.NotNil(t, o.notice("dev", store.Notice{Kind: "preempted", At: given, Deadline: deadline}))
+	end := func(r disconnect.Reason, i disconnect.Initiator) control.Ending {
+		return control.Ending{Attribution: disconnect.Attribution{ConnectType: disconnect.ServerToAgent, Reason: r, Initiator: i, Detail: "x"}}
+	}
+	lost := end(disconnect.NetworkError, disconnect.Network)
+	for name, c := range map[string]struct {
+		workspace string
+		at        time.Time
+		end       control.Ending
+		evicted   bool
+	}{
+		"lost":                {"dev", given.Add(time.Second), lost, true},
+		"at the same time":    {"dev", given, lost, true},
+		"before":              {"dev", given.Add(-time.Microsecond), lost, false},
+		"a little late":       {"dev", deadline.Add(evictionSlack), lost, true},
+		"too late":            {"dev", deadline.Add(evictionSlack + time.Second), lost, false},
+		"another workspace":   {"other", given.Add(time.Second), lost, false},
+		"stopped in order":    {"dev", deadline, end(disconnect.ServerShutdown, disconnect.Agent), true},
+		"silent":              {"dev", deadline, end(disconnect.NetworkTimeout, disconnect.Network), true},
+		"the server's stop":   {"dev", deadline, end(disconnect.ServerShutdown, disconnect.Server), false},
+		"an operator's doing": {"dev", deadline, end(disconnect.AdminTerminated, disconnect.Server), false},
+		"a revoked token":     {"dev", deadline, end(disconnect.AuthRevoked, disconnect.Server), false},
+	} {
+		got := o.judge(c.workspace, c.at, c.end)
+		if !c.evicted {
+			require.Equal(t, c.end, got, name)
+			continue
+		}
+		require.Equal(t, evictedBy(store.Notice{Kind: "preempted", Deadline: deadline}).On(disconnect.ServerToAgent), got.Attribution, name)
+		require.True(t, got.Goodbye, "the client believes it")
+	}
+	claimed := o.judge("other", given, end(disconnect.WorkspaceEvicted, disconnect.Server))
+	require.Equal(t, disconnect.ServerShutdown, claimed.Reason, "an agent does not excuse itself")
+	require.Equal(t, disconnect.Agent, claimed.Initiator)
+
+	clock.advance(2*time.Minute + evictionSlack + time.Second)
+	require.Nil(t, o.notice("dev", store.Notice{Kind: "preempted", At: given, Deadline: deadline}), "it is over")
+	require.Empty(t, o.notices)
+}
