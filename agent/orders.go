@@ -2,12 +2,9 @@ package agent
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"github.com/google/uuid"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	"fairlead.dev/fairlead/agent/agentssh"
 	"fairlead.dev/fairlead/agent/proto"
@@ -15,9 +12,6 @@ import (
 	"fairlead.dev/fairlead/disconnect"
 	"fairlead.dev/fairlead/disconnect/wire"
 )
-
-// firstOrdersWait bounds how long the first orders of a link may take.
-const firstOrdersWait = 10 * time.Second
 
 // notice is the platform's word, through the server, that this host will be gone.
 type notice struct {
@@ -27,57 +21,28 @@ type notice struct {
 	goodbye  disconnect.Goodbye
 }
 
-// firstOrders opens the stream of orders and does what the first say, before anything
-// else on the link can let a client in. A server that gives no orders is obeyed too:
-// then the stream is nil.
-func (a *agent) firstOrders(ctx context.Context, link *control.Link, api proto.AgentServiceClient) (proto.AgentService_StreamOrdersClient, error) {
-	late := time.AfterFunc(firstOrdersWait, func() {
-		a.endLink(link, fmt.Errorf("stream orders: none came for %v", firstOrdersWait))
-	})
-	defer late.Stop()
-	defer context.AfterFunc(a.gracefulCtx, func() { a.endLink(link, errStopping) })()
-	stream, err := api.StreamOrders(ctx, &proto.StreamOrdersRequest{})
-	if err != nil {
-		return nil, fmt.Errorf("stream orders: %w", err)
-	}
-	orders, err := stream.Recv()
-	if status.Code(err) == codes.Unimplemented {
-		a.logger.Debug("the server gives no orders")
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("stream orders: %w", err)
-	}
-	a.obey(orders)
-	return stream, nil
-}
-
-// followOrders does what the server says until the stream ends. The last orders stand
-// while the server is away.
-func (a *agent) followOrders(ctx context.Context, api proto.AgentServiceClient, stream proto.AgentService_StreamOrdersClient) error {
+// followManifest fetches the manifest again whenever the server nudges the link, until
+// that ends. The last one stands while the server is away.
+func (a *agent) followManifest(ctx context.Context, link *control.Link, api proto.AgentServiceClient) error {
 	r := retry{first: a.opts.retryFirst, last: a.opts.retryLast}
 	for {
-		for stream != nil {
-			orders, err := stream.Recv()
-			if err != nil {
-				if ctx.Err() == nil {
-					a.logger.Debug("stream of orders ended", "error", disconnect.Scrub(err.Error()))
-				}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-link.Nudged():
+		}
+		for {
+			err := a.fetchManifest(ctx, api)
+			if err == nil {
+				r.reset()
 				break
 			}
-			r.reset()
-			a.obey(orders)
-		}
-		if stream == nil {
-			<-ctx.Done()
-			return ctx.Err()
-		}
-		if !sleep(ctx, r.next()) {
-			return ctx.Err()
-		}
-		next, err := api.StreamOrders(ctx, &proto.StreamOrdersRequest{})
-		if err == nil {
-			stream = next
+			if ctx.Err() == nil {
+				a.logger.Warn("cannot fetch the manifest again yet", "error", disconnect.Scrub(err.Error()))
+			}
+			if !sleep(ctx, r.next()) {
+				return ctx.Err()
+			}
 		}
 	}
 }

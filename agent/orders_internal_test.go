@@ -1,92 +1,67 @@
 package agent
 
 import (
+	"context"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"fairlead.dev/fairlead/agent/proto"
 	"fairlead.dev/fairlead/disconnect"
 	"fairlead.dev/fairlead/disconnect/wire"
-	"fairlead.dev/fairlead/testutil"
 )
 
-// StreamOrders sends what the test gives; without a test's it is not there.
-func (a *testAPI) StreamOrders(r *proto.StreamOrdersRequest, stream proto.AgentService_StreamOrdersServer) error {
-	given := a.orders.Load()
-	if given == nil {
-		return a.UnimplementedAgentServiceServer.StreamOrders(r, stream)
-	}
-	for {
-		select {
-		case orders, more := <-*given:
-			if !more {
-				return nil
-			}
-			if err := stream.Send(orders); err != nil {
-				return err
-			}
-		case <-stream.Context().Done():
-			return stream.Context().Err()
-		}
+// order has the agent told what to do from now on.
+func (s *testSite) order(o *proto.Orders) {
+	s.api.orders.Store(o)
+	for _, link := range s.control.Links() {
+		link.Nudge()
 	}
 }
 
-func ordered(site *testSite, all ...*proto.Orders) chan *proto.Orders {
-	given := make(chan *proto.Orders, 8)
-	for _, o := range all {
-		given <- o
-	}
-	site.api.orders.Store(&given)
-	return given
-}
-
-// TestOrdersComeFirst: no client is let in before the first orders are obeyed.
-func TestOrdersComeFirst(t *testing.T) {
+// TestOrdersComeWithTheManifest: no client is let in before they are obeyed, and what
+// was heard holds while the server is away.
+func TestOrdersComeWithTheManifest(t *testing.T) {
 	s := newTestSite(t)
-	given := ordered(s)
-	a, recorder := s.startAgent(t, nil)
-	recorder.WaitForMessage(testutil.Context(t, 20*time.Second), "connected to server")
-	require.Never(t, func() bool { return s.tailnet.coordinates.Load() > 0 }, 100*time.Millisecond, 5*time.Millisecond)
 	stop := disconnect.Goodbye{Reason: disconnect.WorkspaceStopped, Initiator: disconnect.Server, Detail: "stopped by ada"}
-	given <- &proto.Orders{Stopped: &proto.Orders_Stop{Goodbye: wire.FromGoodbye(stop)}}
+	s.order(&proto.Orders{Stopped: &proto.Orders_Stop{Goodbye: wire.FromGoodbye(stop)}})
+	a, recorder := s.startAgent(t, nil)
 	s.awaitCoordinated(t, recorder)
 	require.Equal(t, stop.On(disconnect.AgentToClient), *a.stop.Load())
-
-	s.proxy.cut() // what was heard holds while the server is away
+	s.proxy.cut()
 	require.NotNil(t, a.stop.Load())
 }
 
-// TestOrdersAreAskedForAgain: a stream that ends alone takes nothing down.
-func TestOrdersAreAskedForAgain(t *testing.T) {
+// TestNudgeBringsNewOrders: on the same link, and also after a manifest that failed.
+func TestNudgeBringsNewOrders(t *testing.T) {
 	s := newTestSite(t)
-	given := ordered(s, &proto.Orders{})
 	a, recorder := s.startAgent(t, nil)
 	s.awaitCoordinated(t, recorder)
 	id := uuid.New()
 	ended := make(chan disconnect.Attribution, 1)
 	a.live.add(id.String(), "", "", func(attr disconnect.Attribution) { ended <- attr })
+	var failures atomic.Int32
+	fail := func(context.Context) (*proto.Manifest, error) {
+		if failures.Add(1) == 2 {
+			s.api.onManifest.Store(nil)
+		}
+		return nil, status.Error(codes.Internal, "the disk is full")
+	}
+	s.api.onManifest.Store(&fail)
 	kill := disconnect.Goodbye{Reason: disconnect.AdminTerminated, Initiator: disconnect.Server, Detail: "ended by ada"}
-	ordered(s, &proto.Orders{Ends: []*proto.Orders_End{
+	s.order(&proto.Orders{Ends: []*proto.Orders_End{
 		{Id: []byte("short"), Goodbye: wire.FromGoodbye(kill)}, {Id: id[:], Goodbye: wire.FromGoodbye(kill)},
 	}})
-	close(given)
 	require.Equal(t, kill.On(disconnect.AgentToClient), <-ended)
+	require.EqualValues(t, 2, failures.Load())
 	require.Empty(t, recorder.Endings(), "the link lives")
-}
-
-// TestCloseWhileOrdersAreAwaited: a shutdown waits for nobody's orders.
-func TestCloseWhileOrdersAreAwaited(t *testing.T) {
-	s := newTestSite(t)
-	ordered(s)
-	a, recorder := s.startAgent(t, func(o *Options) { o.ShutdownTimeout = time.Hour })
-	recorder.WaitForMessage(testutil.Context(t, 20*time.Second), "connected to server")
-	require.NoError(t, a.Close())
-	expectEnding(t, recorder, lineLink, disconnect.ServerShutdown, disconnect.Agent)
 }
 
 // TestNotice: a shutdown that a platform gave notice of is its doing, in time.

@@ -117,7 +117,7 @@ func (s *testSite) awaitCoordinated(t *testing.T, recorder *testutil.Recorder) {
 // testAPI is the agent service.
 type testAPI struct {
 	proto.UnimplementedAgentServiceServer
-	orders     atomic.Pointer[chan *proto.Orders]                             // nil: a server that gives none
+	orders     atomic.Pointer[proto.Orders]                                   // what the manifest orders; nil: nothing
 	onManifest atomic.Pointer[func(context.Context) (*proto.Manifest, error)] // replaces GetManifest
 	mu         sync.Mutex                                                     // guards all below
 	reports    []*proto.Connection
@@ -130,7 +130,7 @@ func (a *testAPI) GetManifest(ctx context.Context, _ *proto.GetManifestRequest) 
 	if f := a.onManifest.Load(); f != nil {
 		return (*f)(ctx)
 	}
-	return &proto.Manifest{WorkspaceId: "workspace-1", WorkspaceName: "dev", OwnerName: "ada"}, nil
+	return &proto.Manifest{WorkspaceId: "workspace-1", WorkspaceName: "dev", OwnerName: "ada", Orders: a.orders.Load()}, nil
 }
 
 func (a *testAPI) AnnounceConnections(_ context.Context, r *proto.AnnounceConnectionsRequest) (*proto.AnnounceConnectionsResponse, error) {

@@ -88,12 +88,6 @@ func (a *agent) serveLink(link *control.Link) error {
 		return err
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	orders, err := a.firstOrders(ctx, link, api)
-	if err != nil {
-		a.endLink(link, err)
-		<-link.Done()
-		return err
-	}
 	run := func(routine func(context.Context, *control.Link) error) {
 		group.Go(func() error {
 			err := routine(ctx, link)
@@ -106,7 +100,7 @@ func (a *agent) serveLink(link *control.Link) error {
 	run(a.runCoordinator)
 	run(a.runDERPMapSubscriber)
 	run(func(ctx context.Context, _ *control.Link) error { return a.runReporter(ctx, api) })
-	run(func(ctx context.Context, _ *control.Link) error { return a.followOrders(ctx, api, orders) })
+	run(func(ctx context.Context, link *control.Link) error { return a.followManifest(ctx, link, api) })
 	run(a.awaitLinkEnd)
 	return group.Wait() // whichever routine ends first closes the link
 }
@@ -152,7 +146,8 @@ func (a *agent) stopping() (disconnect.Attribution, bool) {
 	return disconnect.FromContext(a.gracefulCtx)
 }
 
-// fetchManifest registers the SSH host key and stores the manifest.
+// fetchManifest registers the SSH host key, stores the manifest and obeys its orders,
+// all before anything else on the link can let a client in.
 func (a *agent) fetchManifest(ctx context.Context, api proto.AgentServiceClient) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -172,6 +167,7 @@ func (a *agent) fetchManifest(ctx context.Context, api proto.AgentServiceClient)
 		}, Err: err}
 	}
 	a.manifest.Store(manifest)
+	a.obey(msg.GetOrders())
 	return nil
 }
 

@@ -98,7 +98,12 @@ func (a *agentAPI) GetManifest(ctx context.Context, req *proto.GetManifestReques
 		displace(ctx, a.logger, older, "agent")
 		a.buryDisplaced(ctx, ws.ID, older)
 	}
-	return &proto.Manifest{WorkspaceId: ws.ID, WorkspaceName: ws.Name, OwnerName: ws.OwnerName}, nil
+	// Orders that change from here on nudge this link.
+	orders, err := a.orders.current(ctx, ws.ID)
+	if err != nil {
+		return nil, a.failed(ctx, id, err)
+	}
+	return &proto.Manifest{WorkspaceId: ws.ID, WorkspaceName: ws.Name, OwnerName: ws.OwnerName, Orders: orders}, nil
 }
 
 // buryDisplaced closes the connections of an agent that was told to stop: it tells of

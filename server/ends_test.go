@@ -6,8 +6,6 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	agentproto "fairlead.dev/fairlead/agent/proto"
@@ -19,19 +17,29 @@ import (
 	"fairlead.dev/fairlead/testutil"
 )
 
-// orderStream is an agent that follows its orders.
-func orderStream(t *testing.T, link *control.Link) agentproto.AgentService_StreamOrdersClient {
-	t.Helper()
-	stream, err := agentproto.NewAgentServiceClient(link.RPC()).StreamOrders(testutil.Context(t, patience), &agentproto.StreamOrdersRequest{})
-	require.NoError(t, err)
-	return stream
+// follower is an agent that asks for its orders when it is nudged.
+type follower struct {
+	link *control.Link
+	key  string
 }
 
-func nextOrders(t *testing.T, stream agentproto.AgentService_StreamOrdersClient) *agentproto.Orders {
+// current asks.
+func (f follower) current(t *testing.T) *agentproto.Orders {
 	t.Helper()
-	o, err := stream.Recv()
+	m, err := agentproto.NewAgentServiceClient(f.link.RPC()).GetManifest(testutil.Context(t, patience), &agentproto.GetManifestRequest{SshHostKey: f.key})
 	require.NoError(t, err)
-	return o
+	return m.GetOrders()
+}
+
+// next waits for a nudge, and asks.
+func (f follower) next(t *testing.T) *agentproto.Orders {
+	t.Helper()
+	select {
+	case <-f.link.Nudged():
+	case <-time.After(patience):
+		require.FailNow(t, "the agent was not nudged")
+	}
+	return f.current(t)
 }
 
 // TestOrders: all at once, and again when something of it changes.
@@ -40,11 +48,8 @@ func TestOrders(t *testing.T) {
 	u, token := s.addUser(t, "ada", store.RoleMember)
 	ada, ctx := s.client(t, token), testutil.Context(t, patience)
 	link, ws, _ := s.agentLink(t, u, "dev")
-	_, err := orderStream(t, link).Recv()
-	require.Equal(t, codes.PermissionDenied, status.Code(err), "only who has registered gets orders")
-	register(t, link, hostKey(t))
-	stream := orderStream(t, link)
-	o := nextOrders(t, stream)
+	stream := follower{link, hostKey(t)}
+	o := stream.current(t)
 	require.Nil(t, o.GetStopped())
 	require.Nil(t, o.GetNotice())
 	require.Equal(t, time.Hour, o.GetPolicy().GetIdleTimeout().AsDuration())
@@ -56,19 +61,19 @@ func TestOrders(t *testing.T) {
 	require.True(t, change.Changed)
 	require.Equal(t, "ada", change.Workspace.Stopped.By)
 	want := disconnect.Goodbye{Reason: disconnect.WorkspaceStopped, Initiator: disconnect.Server, Detail: "stopped by ada"}
-	require.Equal(t, want, wire.ToGoodbye(nextOrders(t, stream).GetStopped().GetGoodbye()))
+	require.Equal(t, want, wire.ToGoodbye(stream.next(t).GetStopped().GetGoodbye()))
 	change, err = ada.StopWorkspace(ctx, "dev")
 	require.NoError(t, err)
 	require.False(t, change.Changed)
 	_, err = ada.StartWorkspace(ctx, "dev")
 	require.NoError(t, err)
-	require.Nil(t, nextOrders(t, stream).GetStopped(), "what did not change was not sent")
+	require.Nil(t, stream.next(t).GetStopped(), "what did not change nudged nobody")
 
 	limit, never := "8h", sdk.Never
 	p, err := ada.UpdatePolicy(ctx, "dev", sdk.UpdatePolicyRequest{SessionLimit: &limit, IdleTimeout: &never})
 	require.NoError(t, err)
 	require.Equal(t, sdk.Policy{IdleTimeout: sdk.Bound{Value: "never", Rule: "workspace"}, SessionLimit: sdk.Bound{Value: "8h0m0s", Rule: "workspace"}}, p)
-	o = nextOrders(t, stream)
+	o = stream.next(t)
 	require.Zero(t, o.GetPolicy().GetIdleTimeout().AsDuration())
 	require.Equal(t, 8*time.Hour, o.GetPolicy().GetSessionLimit().AsDuration())
 	require.Equal(t, "the workspace's policy", o.GetPolicy().GetSessionRule())
@@ -79,7 +84,7 @@ func TestOrders(t *testing.T) {
 
 	_, err = ada.GiveNotice(ctx, "dev", sdk.NoticeRequest{Kind: "preempted", Deadline: time.Now().Add(time.Minute)})
 	require.NoError(t, err)
-	n := nextOrders(t, stream).GetNotice()
+	n := stream.next(t).GetNotice()
 	require.Equal(t, "preempted", n.GetKind())
 	require.InDelta(t, (time.Minute + evictionSlack).Seconds(), n.GetCovers().AsDuration().Seconds(), 10)
 	for _, bad := range []sdk.NoticeRequest{{Kind: "preempted"}, {Kind: "preempted", Deadline: time.Now()}, {Kind: "", Deadline: time.Now().Add(time.Hour)},
@@ -89,12 +94,13 @@ func TestOrders(t *testing.T) {
 	}
 	_, err = ada.WithdrawNotice(ctx, "dev")
 	require.NoError(t, err)
-	require.Nil(t, nextOrders(t, stream).GetNotice())
+	require.Nil(t, stream.next(t).GetNotice())
 
 	// What was said once holds for an agent that asks again.
 	_, err = ada.StopWorkspace(ctx, "dev")
 	require.NoError(t, err)
-	require.NotNil(t, nextOrders(t, orderStream(t, link)).GetStopped())
+	require.NotNil(t, stream.next(t).GetStopped())
+	require.NotNil(t, stream.current(t).GetStopped())
 	require.NoError(t, link.Close(disconnect.Goodbye{Reason: disconnect.ServerShutdown, Initiator: disconnect.Agent}))
 	s.waitOnline(t, ws.ID, false)
 	require.Eventually(t, func() bool {
@@ -135,9 +141,9 @@ func TestKillIsRepeatedUntilItIsDone(t *testing.T) {
 	}()
 	want := disconnect.Attribution{ConnectType: disconnect.AgentToClient, Reason: disconnect.AdminTerminated, Initiator: disconnect.Server, Detail: "ended by ada"}
 	for i := range 2 {
-		stream := orderStream(t, link)
+		asked := follower{link, key}
 		require.Eventually(t, func() bool {
-			ends := nextOrders(t, stream).GetEnds()
+			ends := asked.current(t).GetEnds()
 			return len(ends) == 1 && string(ends[0].GetId()) == string(id[:]) && wire.ToGoodbye(ends[0].GetGoodbye()) == want.Goodbye()
 		}, patience, time.Millisecond)
 		if i == 0 { // it comes back under another link
@@ -157,7 +163,7 @@ func TestKillIsRepeatedUntilItIsDone(t *testing.T) {
 	}
 	_, err = ada.KillConnection(ctx, id.String())
 	require.True(t, sdk.IsCode(err, sdk.CodeConflict), "%v", err)
-	require.Empty(t, nextOrders(t, orderStream(t, link)).GetEnds(), "it is done")
+	require.Empty(t, follower{link, key}.current(t).GetEnds(), "it is done")
 	s.ends.mu.Lock()
 	defer s.ends.mu.Unlock()
 	require.Empty(t, s.ends.waiting)
@@ -168,7 +174,7 @@ func TestKillIsRepeatedUntilItIsDone(t *testing.T) {
 // and nothing that somebody decided.
 func TestJudgeByNotice(t *testing.T) {
 	clock := newClock()
-	o := newOrders(nil, Options{Now: clock.Now})
+	o := newOrders(nil, Options{Now: clock.Now}, func(string) {})
 	given := clock.Now()
 	deadline := given.Add(2 * time.Minute)
 	require.NotNil(t, o.notice("dev", store.Notice{Kind: "preempted", At: given, Deadline: deadline}))

@@ -51,6 +51,29 @@ func (p *presence) since(workspaceID string) (time.Time, bool) {
 	return here.since, ok
 }
 
+// nudge has the agent of a workspace ask anew for its manifest, if it is there.
+func (s *Server) nudge(workspaceID string) {
+	link := s.presence.linkOf(workspaceID)
+	if link == nil {
+		return // it asks when it connects
+	}
+	done, ok := s.enter()
+	if !ok {
+		return
+	}
+	go func() { // Close waits for it by done; a link whose peer does not read takes its time
+		defer done()
+		link.Nudge()
+	}()
+}
+
+// linkOf returns the link that counts for a workspace's agent; nil: there is none.
+func (p *presence) linkOf(workspaceID string) *control.Link {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.online[workspaceID].link
+}
+
 // registered reports whether link is the one that counts for its agent's workspace.
 func (p *presence) registered(link *control.Link) bool {
 	p.mu.Lock()

@@ -9,8 +9,6 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"google.golang.org/grpc/status"
-	pb "google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -33,24 +31,23 @@ type orders struct {
 	now   func() time.Time
 	// What counts for a workspace without a policy of its own; 0: never.
 	idleTimeout, sessionLimit time.Duration
+	// changed has a workspace's agent ask anew what it is to do, soon.
+	changed func(workspaceID string)
 
 	mu      sync.Mutex              // guards all below
 	pending map[string]*pending     // by workspace id
 	notices map[string]store.Notice // by workspace id, as the database last told
 }
 
-// pending is what an agent is to be told beside what the database says. It is there
-// while somebody listens, or something is to end.
+// pending is what an agent is to be told beside what the database says.
 type pending struct {
-	listeners int
-	changed   chan struct{}                 // closed and renewed when there is something new
-	ends      map[string]disconnect.Goodbye // by connection id, until their end was reported
-	deleted   disconnect.Goodbye            // not zero: the workspace is being deleted
+	ends    map[string]disconnect.Goodbye // by connection id, until their end was reported
+	deleted disconnect.Goodbye            // not zero: the workspace is being deleted
 }
 
-func newOrders(db *store.Store, opts Options) *orders {
+func newOrders(db *store.Store, opts Options, changed func(workspaceID string)) *orders {
 	return &orders{
-		store: db, now: opts.Now, idleTimeout: opts.IdleTimeout, sessionLimit: opts.SessionLimit,
+		store: db, now: opts.Now, idleTimeout: opts.IdleTimeout, sessionLimit: opts.SessionLimit, changed: changed,
 		pending: make(map[string]*pending), notices: make(map[string]store.Notice),
 	}
 }
@@ -59,7 +56,7 @@ func newOrders(db *store.Store, opts Options) *orders {
 func (o *orders) pendingLocked(workspaceID string) *pending {
 	p := o.pending[workspaceID]
 	if p == nil {
-		p = &pending{changed: make(chan struct{}), ends: make(map[string]disconnect.Goodbye)}
+		p = &pending{ends: make(map[string]disconnect.Goodbye)}
 		o.pending[workspaceID] = p
 	}
 	return p
@@ -67,32 +64,17 @@ func (o *orders) pendingLocked(workspaceID string) *pending {
 
 // doneLocked forgets what nobody needs any more.
 func (o *orders) doneLocked(workspaceID string) {
-	if p := o.pending[workspaceID]; p != nil && p.listeners == 0 && len(p.ends) == 0 && p.deleted == (disconnect.Goodbye{}) {
+	if p := o.pending[workspaceID]; p != nil && len(p.ends) == 0 && p.deleted == (disconnect.Goodbye{}) {
 		delete(o.pending, workspaceID)
-	}
-}
-
-func (p *pending) wake() {
-	close(p.changed)
-	p.changed = make(chan struct{})
-}
-
-// changed has a workspace's agent told anew what it is to do.
-func (o *orders) changed(workspaceID string) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if p := o.pending[workspaceID]; p != nil {
-		p.wake()
 	}
 }
 
 // end has a workspace's agent end one connection.
 func (o *orders) end(workspaceID, connectionID string, g disconnect.Goodbye) {
 	o.mu.Lock()
-	defer o.mu.Unlock()
-	p := o.pendingLocked(workspaceID)
-	p.ends[connectionID] = g
-	p.wake()
+	o.pendingLocked(workspaceID).ends[connectionID] = g
+	o.mu.Unlock()
+	o.changed(workspaceID)
 }
 
 // ended takes note that a connection has ended.
@@ -110,35 +92,13 @@ func (o *orders) ended(workspaceID, connectionID string) {
 func (o *orders) deleting(workspaceID string, g disconnect.Goodbye) (over func()) {
 	set := func(g disconnect.Goodbye) {
 		o.mu.Lock()
-		defer o.mu.Unlock()
-		p := o.pendingLocked(workspaceID)
-		p.deleted = g
-		p.wake()
+		o.pendingLocked(workspaceID).deleted = g
 		o.doneLocked(workspaceID)
+		o.mu.Unlock()
+		o.changed(workspaceID)
 	}
 	set(g)
 	return func() { set(disconnect.Goodbye{}) }
-}
-
-// listen returns what is pending for a workspace, to ask news of; leave must be called.
-func (o *orders) listen(workspaceID string) (p *pending, leave func()) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	p = o.pendingLocked(workspaceID)
-	p.listeners++
-	return p, func() {
-		o.mu.Lock()
-		defer o.mu.Unlock()
-		p.listeners--
-		o.doneLocked(workspaceID)
-	}
-}
-
-// news returns a channel that is closed when there is something new.
-func (o *orders) news(p *pending) <-chan struct{} {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return p.changed
 }
 
 // current returns all that a workspace's agent is to do now.
@@ -223,37 +183,4 @@ func ownEnd(a disconnect.Attribution) bool {
 		return true
 	}
 	return false
-}
-
-// StreamOrders implements the service.
-func (a *agentAPI) StreamOrders(_ *proto.StreamOrdersRequest, stream proto.AgentService_StreamOrdersServer) error {
-	ctx := stream.Context()
-	link, id, err := a.caller(ctx)
-	if err != nil {
-		return err
-	}
-	if !a.presence.registered(link) {
-		return errUnregistered
-	}
-	p, leave := a.orders.listen(id.ID)
-	defer leave()
-	var last *proto.Orders
-	for {
-		changed := a.orders.news(p)
-		now, err := a.orders.current(ctx, id.ID)
-		if err != nil {
-			return a.failed(ctx, id, err)
-		}
-		if last == nil || !pb.Equal(now, last) {
-			if err := stream.Send(now); err != nil {
-				return err
-			}
-			last = now
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return status.FromContextError(ctx.Err()).Err()
-		}
-	}
 }

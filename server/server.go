@@ -120,7 +120,7 @@ func (s *Server) start(ctx context.Context) (err error) {
 	if s.store, err = store.Open(ctx, s.opts.StateDir); err != nil {
 		return err
 	}
-	s.orders, s.ends = newOrders(s.store, s.opts), newEnds()
+	s.orders, s.ends = newOrders(s.store, s.opts, s.nudge), newEnds()
 	s.presence = &presence{store: s.store, logger: s.logger, now: s.opts.Now, online: make(map[string]present)}
 	if err := s.presence.buryFormerLife(ctx); err != nil {
 		return err

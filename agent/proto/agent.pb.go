@@ -237,6 +237,7 @@ type Manifest struct {
 	Directory     string            `protobuf:"bytes,4,opt,name=directory,proto3" json:"directory,omitempty"`
 	Environment   map[string]string `protobuf:"bytes,5,rep,name=environment,proto3" json:"environment,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	MotdFile      string            `protobuf:"bytes,6,opt,name=motd_file,json=motdFile,proto3" json:"motd_file,omitempty"`
+	Orders        *Orders           `protobuf:"bytes,7,opt,name=orders,proto3" json:"orders,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -311,6 +312,13 @@ func (x *Manifest) GetMotdFile() string {
 		return x.MotdFile
 	}
 	return ""
+}
+
+func (x *Manifest) GetOrders() *Orders {
+	if x != nil {
+		return x.Orders
+	}
+	return nil
 }
 
 type Connection struct {
@@ -791,42 +799,6 @@ func (x *AnnounceConnectionsResponse) GetUnknown() [][]byte {
 	return nil
 }
 
-type StreamOrdersRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *StreamOrdersRequest) Reset() {
-	*x = StreamOrdersRequest{}
-	mi := &file_agent_proto_agent_proto_msgTypes[9]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *StreamOrdersRequest) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*StreamOrdersRequest) ProtoMessage() {}
-
-func (x *StreamOrdersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_agent_proto_msgTypes[9]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use StreamOrdersRequest.ProtoReflect.Descriptor instead.
-func (*StreamOrdersRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_agent_proto_rawDescGZIP(), []int{9}
-}
-
 // Orders are what the server wants of an agent now.
 type Orders struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -843,7 +815,7 @@ type Orders struct {
 
 func (x *Orders) Reset() {
 	*x = Orders{}
-	mi := &file_agent_proto_agent_proto_msgTypes[10]
+	mi := &file_agent_proto_agent_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -855,7 +827,7 @@ func (x *Orders) String() string {
 func (*Orders) ProtoMessage() {}
 
 func (x *Orders) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_agent_proto_msgTypes[10]
+	mi := &file_agent_proto_agent_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -868,7 +840,7 @@ func (x *Orders) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Orders.ProtoReflect.Descriptor instead.
 func (*Orders) Descriptor() ([]byte, []int) {
-	return file_agent_proto_agent_proto_rawDescGZIP(), []int{10}
+	return file_agent_proto_agent_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Orders) GetStopped() *Orders_Stop {
@@ -910,7 +882,7 @@ type ReportConnectionsResponse_Refusal struct {
 
 func (x *ReportConnectionsResponse_Refusal) Reset() {
 	*x = ReportConnectionsResponse_Refusal{}
-	mi := &file_agent_proto_agent_proto_msgTypes[12]
+	mi := &file_agent_proto_agent_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -922,7 +894,7 @@ func (x *ReportConnectionsResponse_Refusal) String() string {
 func (*ReportConnectionsResponse_Refusal) ProtoMessage() {}
 
 func (x *ReportConnectionsResponse_Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_agent_proto_msgTypes[12]
+	mi := &file_agent_proto_agent_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -962,7 +934,7 @@ type Orders_Stop struct {
 
 func (x *Orders_Stop) Reset() {
 	*x = Orders_Stop{}
-	mi := &file_agent_proto_agent_proto_msgTypes[13]
+	mi := &file_agent_proto_agent_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -974,7 +946,7 @@ func (x *Orders_Stop) String() string {
 func (*Orders_Stop) ProtoMessage() {}
 
 func (x *Orders_Stop) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_agent_proto_msgTypes[13]
+	mi := &file_agent_proto_agent_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -987,7 +959,7 @@ func (x *Orders_Stop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Orders_Stop.ProtoReflect.Descriptor instead.
 func (*Orders_Stop) Descriptor() ([]byte, []int) {
-	return file_agent_proto_agent_proto_rawDescGZIP(), []int{10, 0}
+	return file_agent_proto_agent_proto_rawDescGZIP(), []int{9, 0}
 }
 
 func (x *Orders_Stop) GetGoodbye() *wire.Goodbye {
@@ -1011,7 +983,7 @@ type Orders_Policy struct {
 
 func (x *Orders_Policy) Reset() {
 	*x = Orders_Policy{}
-	mi := &file_agent_proto_agent_proto_msgTypes[14]
+	mi := &file_agent_proto_agent_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1023,7 +995,7 @@ func (x *Orders_Policy) String() string {
 func (*Orders_Policy) ProtoMessage() {}
 
 func (x *Orders_Policy) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_agent_proto_msgTypes[14]
+	mi := &file_agent_proto_agent_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1036,7 +1008,7 @@ func (x *Orders_Policy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Orders_Policy.ProtoReflect.Descriptor instead.
 func (*Orders_Policy) Descriptor() ([]byte, []int) {
-	return file_agent_proto_agent_proto_rawDescGZIP(), []int{10, 1}
+	return file_agent_proto_agent_proto_rawDescGZIP(), []int{9, 1}
 }
 
 func (x *Orders_Policy) GetIdleTimeout() *durationpb.Duration {
@@ -1082,7 +1054,7 @@ type Orders_Notice struct {
 
 func (x *Orders_Notice) Reset() {
 	*x = Orders_Notice{}
-	mi := &file_agent_proto_agent_proto_msgTypes[15]
+	mi := &file_agent_proto_agent_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1094,7 +1066,7 @@ func (x *Orders_Notice) String() string {
 func (*Orders_Notice) ProtoMessage() {}
 
 func (x *Orders_Notice) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_agent_proto_msgTypes[15]
+	mi := &file_agent_proto_agent_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1107,7 +1079,7 @@ func (x *Orders_Notice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Orders_Notice.ProtoReflect.Descriptor instead.
 func (*Orders_Notice) Descriptor() ([]byte, []int) {
-	return file_agent_proto_agent_proto_rawDescGZIP(), []int{10, 2}
+	return file_agent_proto_agent_proto_rawDescGZIP(), []int{9, 2}
 }
 
 func (x *Orders_Notice) GetKind() string {
@@ -1148,7 +1120,7 @@ type Orders_End struct {
 
 func (x *Orders_End) Reset() {
 	*x = Orders_End{}
-	mi := &file_agent_proto_agent_proto_msgTypes[16]
+	mi := &file_agent_proto_agent_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1160,7 +1132,7 @@ func (x *Orders_End) String() string {
 func (*Orders_End) ProtoMessage() {}
 
 func (x *Orders_End) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_agent_proto_msgTypes[16]
+	mi := &file_agent_proto_agent_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1173,7 +1145,7 @@ func (x *Orders_End) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Orders_End.ProtoReflect.Descriptor instead.
 func (*Orders_End) Descriptor() ([]byte, []int) {
-	return file_agent_proto_agent_proto_rawDescGZIP(), []int{10, 3}
+	return file_agent_proto_agent_proto_rawDescGZIP(), []int{9, 3}
 }
 
 func (x *Orders_End) GetId() []byte {
@@ -1197,7 +1169,7 @@ const file_agent_proto_agent_proto_rawDesc = "" +
 	"\x17agent/proto/agent.proto\x12\x11fairlead.agent.v1\x1a\x1adisconnect/wire/wire.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"6\n" +
 	"\x12GetManifestRequest\x12 \n" +
 	"\fssh_host_key\x18\x01 \x01(\tR\n" +
-	"sshHostKey\"\xbe\x02\n" +
+	"sshHostKey\"\xf1\x02\n" +
 	"\bManifest\x12!\n" +
 	"\fworkspace_id\x18\x01 \x01(\tR\vworkspaceId\x12%\n" +
 	"\x0eworkspace_name\x18\x02 \x01(\tR\rworkspaceName\x12\x1d\n" +
@@ -1205,7 +1177,8 @@ const file_agent_proto_agent_proto_rawDesc = "" +
 	"owner_name\x18\x03 \x01(\tR\townerName\x12\x1c\n" +
 	"\tdirectory\x18\x04 \x01(\tR\tdirectory\x12N\n" +
 	"\venvironment\x18\x05 \x03(\v2,.fairlead.agent.v1.Manifest.EnvironmentEntryR\venvironment\x12\x1b\n" +
-	"\tmotd_file\x18\x06 \x01(\tR\bmotdFile\x1a>\n" +
+	"\tmotd_file\x18\x06 \x01(\tR\bmotdFile\x121\n" +
+	"\x06orders\x18\a \x01(\v2\x19.fairlead.agent.v1.OrdersR\x06orders\x1a>\n" +
 	"\x10EnvironmentEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xde\x06\n" +
@@ -1269,8 +1242,7 @@ const file_agent_proto_agent_proto_rawDesc = "" +
 	"\x02to\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02to\x12\x16\n" +
 	"\x06detail\x18\x03 \x01(\tR\x06detail\"7\n" +
 	"\x1bAnnounceConnectionsResponse\x12\x18\n" +
-	"\aunknown\x18\x01 \x03(\fR\aunknown\"\x15\n" +
-	"\x13StreamOrdersRequest\"\x8c\x06\n" +
+	"\aunknown\x18\x01 \x03(\fR\aunknown\"\x8c\x06\n" +
 	"\x06Orders\x128\n" +
 	"\astopped\x18\x01 \x01(\v2\x1e.fairlead.agent.v1.Orders.StopR\astopped\x128\n" +
 	"\x06policy\x18\x02 \x01(\v2 .fairlead.agent.v1.Orders.PolicyR\x06policy\x128\n" +
@@ -1290,12 +1262,11 @@ const file_agent_proto_agent_proto_rawDesc = "" +
 	"\agoodbye\x18\x04 \x01(\v2\x1f.fairlead.disconnect.v1.GoodbyeR\agoodbye\x1aP\n" +
 	"\x03End\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x129\n" +
-	"\agoodbye\x18\x02 \x01(\v2\x1f.fairlead.disconnect.v1.GoodbyeR\agoodbye2\x9c\x03\n" +
+	"\agoodbye\x18\x02 \x01(\v2\x1f.fairlead.disconnect.v1.GoodbyeR\agoodbye2\xc7\x02\n" +
 	"\fAgentService\x12Q\n" +
 	"\vGetManifest\x12%.fairlead.agent.v1.GetManifestRequest\x1a\x1b.fairlead.agent.v1.Manifest\x12t\n" +
 	"\x13AnnounceConnections\x12-.fairlead.agent.v1.AnnounceConnectionsRequest\x1a..fairlead.agent.v1.AnnounceConnectionsResponse\x12n\n" +
-	"\x11ReportConnections\x12+.fairlead.agent.v1.ReportConnectionsRequest\x1a,.fairlead.agent.v1.ReportConnectionsResponse\x12S\n" +
-	"\fStreamOrders\x12&.fairlead.agent.v1.StreamOrdersRequest\x1a\x19.fairlead.agent.v1.Orders0\x01B#Z!fairlead.dev/fairlead/agent/protob\x06proto3"
+	"\x11ReportConnections\x12+.fairlead.agent.v1.ReportConnectionsRequest\x1a,.fairlead.agent.v1.ReportConnectionsResponseB#Z!fairlead.dev/fairlead/agent/protob\x06proto3"
 
 var (
 	file_agent_proto_agent_proto_rawDescOnce sync.Once
@@ -1310,7 +1281,7 @@ func file_agent_proto_agent_proto_rawDescGZIP() []byte {
 }
 
 var file_agent_proto_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_agent_proto_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_agent_proto_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_agent_proto_agent_proto_goTypes = []any{
 	(Connection_Action)(0),                    // 0: fairlead.agent.v1.Connection.Action
 	(Connection_Type)(0),                      // 1: fairlead.agent.v1.Connection.Type
@@ -1324,59 +1295,57 @@ var file_agent_proto_agent_proto_goTypes = []any{
 	(*AnnounceConnectionsRequest)(nil),        // 9: fairlead.agent.v1.AnnounceConnectionsRequest
 	(*Gap)(nil),                               // 10: fairlead.agent.v1.Gap
 	(*AnnounceConnectionsResponse)(nil),       // 11: fairlead.agent.v1.AnnounceConnectionsResponse
-	(*StreamOrdersRequest)(nil),               // 12: fairlead.agent.v1.StreamOrdersRequest
-	(*Orders)(nil),                            // 13: fairlead.agent.v1.Orders
-	nil,                                       // 14: fairlead.agent.v1.Manifest.EnvironmentEntry
-	(*ReportConnectionsResponse_Refusal)(nil), // 15: fairlead.agent.v1.ReportConnectionsResponse.Refusal
-	(*Orders_Stop)(nil),                       // 16: fairlead.agent.v1.Orders.Stop
-	(*Orders_Policy)(nil),                     // 17: fairlead.agent.v1.Orders.Policy
-	(*Orders_Notice)(nil),                     // 18: fairlead.agent.v1.Orders.Notice
-	(*Orders_End)(nil),                        // 19: fairlead.agent.v1.Orders.End
-	(*timestamppb.Timestamp)(nil),             // 20: google.protobuf.Timestamp
-	(*wire.Attribution)(nil),                  // 21: fairlead.disconnect.v1.Attribution
-	(*wire.Goodbye)(nil),                      // 22: fairlead.disconnect.v1.Goodbye
-	(*durationpb.Duration)(nil),               // 23: google.protobuf.Duration
+	(*Orders)(nil),                            // 12: fairlead.agent.v1.Orders
+	nil,                                       // 13: fairlead.agent.v1.Manifest.EnvironmentEntry
+	(*ReportConnectionsResponse_Refusal)(nil), // 14: fairlead.agent.v1.ReportConnectionsResponse.Refusal
+	(*Orders_Stop)(nil),                       // 15: fairlead.agent.v1.Orders.Stop
+	(*Orders_Policy)(nil),                     // 16: fairlead.agent.v1.Orders.Policy
+	(*Orders_Notice)(nil),                     // 17: fairlead.agent.v1.Orders.Notice
+	(*Orders_End)(nil),                        // 18: fairlead.agent.v1.Orders.End
+	(*timestamppb.Timestamp)(nil),             // 19: google.protobuf.Timestamp
+	(*wire.Attribution)(nil),                  // 20: fairlead.disconnect.v1.Attribution
+	(*wire.Goodbye)(nil),                      // 21: fairlead.disconnect.v1.Goodbye
+	(*durationpb.Duration)(nil),               // 22: google.protobuf.Duration
 }
 var file_agent_proto_agent_proto_depIdxs = []int32{
-	14, // 0: fairlead.agent.v1.Manifest.environment:type_name -> fairlead.agent.v1.Manifest.EnvironmentEntry
-	0,  // 1: fairlead.agent.v1.Connection.action:type_name -> fairlead.agent.v1.Connection.Action
-	1,  // 2: fairlead.agent.v1.Connection.type:type_name -> fairlead.agent.v1.Connection.Type
-	20, // 3: fairlead.agent.v1.Connection.timestamp:type_name -> google.protobuf.Timestamp
-	21, // 4: fairlead.agent.v1.Connection.attribution:type_name -> fairlead.disconnect.v1.Attribution
-	2,  // 5: fairlead.agent.v1.Connection.path:type_name -> fairlead.agent.v1.Connection.Path
-	20, // 6: fairlead.agent.v1.Connection.connected_at:type_name -> google.protobuf.Timestamp
-	5,  // 7: fairlead.agent.v1.ReportConnectionRequest.connection:type_name -> fairlead.agent.v1.Connection
-	6,  // 8: fairlead.agent.v1.ReportConnectionsRequest.reports:type_name -> fairlead.agent.v1.ReportConnectionRequest
-	20, // 9: fairlead.agent.v1.ReportConnectionsRequest.sent_at:type_name -> google.protobuf.Timestamp
-	15, // 10: fairlead.agent.v1.ReportConnectionsResponse.refused:type_name -> fairlead.agent.v1.ReportConnectionsResponse.Refusal
-	10, // 11: fairlead.agent.v1.AnnounceConnectionsRequest.gap:type_name -> fairlead.agent.v1.Gap
-	20, // 12: fairlead.agent.v1.AnnounceConnectionsRequest.sent_at:type_name -> google.protobuf.Timestamp
-	20, // 13: fairlead.agent.v1.Gap.from:type_name -> google.protobuf.Timestamp
-	20, // 14: fairlead.agent.v1.Gap.to:type_name -> google.protobuf.Timestamp
-	16, // 15: fairlead.agent.v1.Orders.stopped:type_name -> fairlead.agent.v1.Orders.Stop
-	17, // 16: fairlead.agent.v1.Orders.policy:type_name -> fairlead.agent.v1.Orders.Policy
-	18, // 17: fairlead.agent.v1.Orders.notice:type_name -> fairlead.agent.v1.Orders.Notice
-	19, // 18: fairlead.agent.v1.Orders.ends:type_name -> fairlead.agent.v1.Orders.End
-	22, // 19: fairlead.agent.v1.Orders.Stop.goodbye:type_name -> fairlead.disconnect.v1.Goodbye
-	23, // 20: fairlead.agent.v1.Orders.Policy.idle_timeout:type_name -> google.protobuf.Duration
-	23, // 21: fairlead.agent.v1.Orders.Policy.session_limit:type_name -> google.protobuf.Duration
-	20, // 22: fairlead.agent.v1.Orders.Notice.deadline:type_name -> google.protobuf.Timestamp
-	23, // 23: fairlead.agent.v1.Orders.Notice.covers:type_name -> google.protobuf.Duration
-	22, // 24: fairlead.agent.v1.Orders.Notice.goodbye:type_name -> fairlead.disconnect.v1.Goodbye
-	22, // 25: fairlead.agent.v1.Orders.End.goodbye:type_name -> fairlead.disconnect.v1.Goodbye
-	3,  // 26: fairlead.agent.v1.AgentService.GetManifest:input_type -> fairlead.agent.v1.GetManifestRequest
-	9,  // 27: fairlead.agent.v1.AgentService.AnnounceConnections:input_type -> fairlead.agent.v1.AnnounceConnectionsRequest
-	7,  // 28: fairlead.agent.v1.AgentService.ReportConnections:input_type -> fairlead.agent.v1.ReportConnectionsRequest
-	12, // 29: fairlead.agent.v1.AgentService.StreamOrders:input_type -> fairlead.agent.v1.StreamOrdersRequest
+	13, // 0: fairlead.agent.v1.Manifest.environment:type_name -> fairlead.agent.v1.Manifest.EnvironmentEntry
+	12, // 1: fairlead.agent.v1.Manifest.orders:type_name -> fairlead.agent.v1.Orders
+	0,  // 2: fairlead.agent.v1.Connection.action:type_name -> fairlead.agent.v1.Connection.Action
+	1,  // 3: fairlead.agent.v1.Connection.type:type_name -> fairlead.agent.v1.Connection.Type
+	19, // 4: fairlead.agent.v1.Connection.timestamp:type_name -> google.protobuf.Timestamp
+	20, // 5: fairlead.agent.v1.Connection.attribution:type_name -> fairlead.disconnect.v1.Attribution
+	2,  // 6: fairlead.agent.v1.Connection.path:type_name -> fairlead.agent.v1.Connection.Path
+	19, // 7: fairlead.agent.v1.Connection.connected_at:type_name -> google.protobuf.Timestamp
+	5,  // 8: fairlead.agent.v1.ReportConnectionRequest.connection:type_name -> fairlead.agent.v1.Connection
+	6,  // 9: fairlead.agent.v1.ReportConnectionsRequest.reports:type_name -> fairlead.agent.v1.ReportConnectionRequest
+	19, // 10: fairlead.agent.v1.ReportConnectionsRequest.sent_at:type_name -> google.protobuf.Timestamp
+	14, // 11: fairlead.agent.v1.ReportConnectionsResponse.refused:type_name -> fairlead.agent.v1.ReportConnectionsResponse.Refusal
+	10, // 12: fairlead.agent.v1.AnnounceConnectionsRequest.gap:type_name -> fairlead.agent.v1.Gap
+	19, // 13: fairlead.agent.v1.AnnounceConnectionsRequest.sent_at:type_name -> google.protobuf.Timestamp
+	19, // 14: fairlead.agent.v1.Gap.from:type_name -> google.protobuf.Timestamp
+	19, // 15: fairlead.agent.v1.Gap.to:type_name -> google.protobuf.Timestamp
+	15, // 16: fairlead.agent.v1.Orders.stopped:type_name -> fairlead.agent.v1.Orders.Stop
+	16, // 17: fairlead.agent.v1.Orders.policy:type_name -> fairlead.agent.v1.Orders.Policy
+	17, // 18: fairlead.agent.v1.Orders.notice:type_name -> fairlead.agent.v1.Orders.Notice
+	18, // 19: fairlead.agent.v1.Orders.ends:type_name -> fairlead.agent.v1.Orders.End
+	21, // 20: fairlead.agent.v1.Orders.Stop.goodbye:type_name -> fairlead.disconnect.v1.Goodbye
+	22, // 21: fairlead.agent.v1.Orders.Policy.idle_timeout:type_name -> google.protobuf.Duration
+	22, // 22: fairlead.agent.v1.Orders.Policy.session_limit:type_name -> google.protobuf.Duration
+	19, // 23: fairlead.agent.v1.Orders.Notice.deadline:type_name -> google.protobuf.Timestamp
+	22, // 24: fairlead.agent.v1.Orders.Notice.covers:type_name -> google.protobuf.Duration
+	21, // 25: fairlead.agent.v1.Orders.Notice.goodbye:type_name -> fairlead.disconnect.v1.Goodbye
+	21, // 26: fairlead.agent.v1.Orders.End.goodbye:type_name -> fairlead.disconnect.v1.Goodbye
+	3,  // 27: fairlead.agent.v1.AgentService.GetManifest:input_type -> fairlead.agent.v1.GetManifestRequest
+	9,  // 28: fairlead.agent.v1.AgentService.AnnounceConnections:input_type -> fairlead.agent.v1.AnnounceConnectionsRequest
+	7,  // 29: fairlead.agent.v1.AgentService.ReportConnections:input_type -> fairlead.agent.v1.ReportConnectionsRequest
 	4,  // 30: fairlead.agent.v1.AgentService.GetManifest:output_type -> fairlead.agent.v1.Manifest
 	11, // 31: fairlead.agent.v1.AgentService.AnnounceConnections:output_type -> fairlead.agent.v1.AnnounceConnectionsResponse
 	8,  // 32: fairlead.agent.v1.AgentService.ReportConnections:output_type -> fairlead.agent.v1.ReportConnectionsResponse
-	13, // 33: fairlead.agent.v1.AgentService.StreamOrders:output_type -> fairlead.agent.v1.Orders
-	30, // [30:34] is the sub-list for method output_type
-	26, // [26:30] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	30, // [30:33] is the sub-list for method output_type
+	27, // [27:30] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_agent_proto_agent_proto_init() }
@@ -1391,7 +1360,7 @@ func file_agent_proto_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_proto_agent_proto_rawDesc), len(file_agent_proto_agent_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   17,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

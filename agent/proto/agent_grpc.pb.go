@@ -24,14 +24,14 @@ const (
 	AgentService_GetManifest_FullMethodName         = "/fairlead.agent.v1.AgentService/GetManifest"
 	AgentService_AnnounceConnections_FullMethodName = "/fairlead.agent.v1.AgentService/AnnounceConnections"
 	AgentService_ReportConnections_FullMethodName   = "/fairlead.agent.v1.AgentService/ReportConnections"
-	AgentService_StreamOrders_FullMethodName        = "/fairlead.agent.v1.AgentService/StreamOrders"
 )
 
 // AgentServiceClient is the client API for AgentService service.
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 type AgentServiceClient interface {
-	// GetManifest registers the agent's SSH host key and returns its orders.
+	// GetManifest registers the agent's SSH host key and returns what the workspace is and
+	// is to do. The server nudges the link when something of it has changed.
 	GetManifest(ctx context.Context, in *GetManifestRequest, opts ...grpc.CallOption) (*Manifest, error)
 	// AnnounceConnections is an agent's first word about connections on each link: what
 	// it has open. What the server believes open and the agent does not name has ended
@@ -41,9 +41,6 @@ type AgentServiceClient interface {
 	// them by (connection id, action). An answer means that all but the refused ones are
 	// stored.
 	ReportConnections(ctx context.Context, in *ReportConnectionsRequest, opts ...grpc.CallOption) (*ReportConnectionsResponse, error)
-	// StreamOrders sends what the workspace is to do: all of it at once, and again
-	// whenever something of it changes.
-	StreamOrders(ctx context.Context, in *StreamOrdersRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Orders], error)
 }
 
 type agentServiceClient struct {
@@ -84,30 +81,12 @@ func (c *agentServiceClient) ReportConnections(ctx context.Context, in *ReportCo
 	return out, nil
 }
 
-func (c *agentServiceClient) StreamOrders(ctx context.Context, in *StreamOrdersRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Orders], error) {
-	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &AgentService_ServiceDesc.Streams[0], AgentService_StreamOrders_FullMethodName, cOpts...)
-	if err != nil {
-		return nil, err
-	}
-	x := &grpc.GenericClientStream[StreamOrdersRequest, Orders]{ClientStream: stream}
-	if err := x.ClientStream.SendMsg(in); err != nil {
-		return nil, err
-	}
-	if err := x.ClientStream.CloseSend(); err != nil {
-		return nil, err
-	}
-	return x, nil
-}
-
-// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type AgentService_StreamOrdersClient = grpc.ServerStreamingClient[Orders]
-
 // AgentServiceServer is the server API for AgentService service.
 // All implementations must embed UnimplementedAgentServiceServer
 // for forward compatibility.
 type AgentServiceServer interface {
-	// GetManifest registers the agent's SSH host key and returns its orders.
+	// GetManifest registers the agent's SSH host key and returns what the workspace is and
+	// is to do. The server nudges the link when something of it has changed.
 	GetManifest(context.Context, *GetManifestRequest) (*Manifest, error)
 	// AnnounceConnections is an agent's first word about connections on each link: what
 	// it has open. What the server believes open and the agent does not name has ended
@@ -117,9 +96,6 @@ type AgentServiceServer interface {
 	// them by (connection id, action). An answer means that all but the refused ones are
 	// stored.
 	ReportConnections(context.Context, *ReportConnectionsRequest) (*ReportConnectionsResponse, error)
-	// StreamOrders sends what the workspace is to do: all of it at once, and again
-	// whenever something of it changes.
-	StreamOrders(*StreamOrdersRequest, grpc.ServerStreamingServer[Orders]) error
 	mustEmbedUnimplementedAgentServiceServer()
 }
 
@@ -138,9 +114,6 @@ func (UnimplementedAgentServiceServer) AnnounceConnections(context.Context, *Ann
 }
 func (UnimplementedAgentServiceServer) ReportConnections(context.Context, *ReportConnectionsRequest) (*ReportConnectionsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ReportConnections not implemented")
-}
-func (UnimplementedAgentServiceServer) StreamOrders(*StreamOrdersRequest, grpc.ServerStreamingServer[Orders]) error {
-	return status.Error(codes.Unimplemented, "method StreamOrders not implemented")
 }
 func (UnimplementedAgentServiceServer) mustEmbedUnimplementedAgentServiceServer() {}
 func (UnimplementedAgentServiceServer) testEmbeddedByValue()                      {}
@@ -217,17 +190,6 @@ func _AgentService_ReportConnections_Handler(srv interface{}, ctx context.Contex
 	return interceptor(ctx, in, info, handler)
 }
 
-func _AgentService_StreamOrders_Handler(srv interface{}, stream grpc.ServerStream) error {
-	m := new(StreamOrdersRequest)
-	if err := stream.RecvMsg(m); err != nil {
-		return err
-	}
-	return srv.(AgentServiceServer).StreamOrders(m, &grpc.GenericServerStream[StreamOrdersRequest, Orders]{ServerStream: stream})
-}
-
-// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type AgentService_StreamOrdersServer = grpc.ServerStreamingServer[Orders]
-
 // AgentService_ServiceDesc is the grpc.ServiceDesc for AgentService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -248,12 +210,6 @@ var AgentService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _AgentService_ReportConnections_Handler,
 		},
 	},
-	Streams: []grpc.StreamDesc{
-		{
-			StreamName:    "StreamOrders",
-			Handler:       _AgentService_StreamOrders_Handler,
-			ServerStreams: true,
-		},
-	},
+	Streams:  []grpc.StreamDesc{},
 	Metadata: "agent/proto/agent.proto",
 }
