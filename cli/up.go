@@ -54,7 +54,8 @@ func newUp(s streams) *cobra.Command {
 		defer stop()
 		srv, err := server.New(ctx, server.Options{
 			Listen: listen, StateDir: filepath.Join(stateDir, "server"), STUNListen: "127.0.0.1:0",
-			MetricsListen: metricsListen, Local: true, Logger: log.With("role", "server"), Version: softwareVersion(),
+			MetricsListen: metricsListen, Local: true, ConnectionRetention: server.DefaultConnectionRetention,
+			Logger: log.With("role", "server"), Version: softwareVersion(),
 		})
 		if err != nil {
 			return err

@@ -33,6 +33,11 @@ func (s *Server) authorize(ctx context.Context, client control.Identity, name st
 	if err != nil {
 		return coordinator.Right{}, denied(err)
 	}
+	if ws.OwnerID != u.ID {
+		if err := s.store.Reached(ctx, ws.ID, u.ID); err != nil { // nobody is kept out for it
+			s.logger.WarnContext(ctx, "cannot record who reached a workspace", "workspace_id", ws.ID, "error", err)
+		}
+	}
 	return coordinator.Right{WorkspaceID: ws.ID, HostKey: ws.SSHHostKey, Until: t.ExpiresAt}, nil
 }
 

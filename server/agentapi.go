@@ -94,7 +94,7 @@ func (a *agentAPI) GetManifest(ctx context.Context, req *proto.GetManifestReques
 		return nil, status.Error(codes.PermissionDenied,
 			"this workspace is registered with another SSH host key: start the agent with its former state directory, or have its owner run: fairlead workspace rekey")
 	}
-	if older := a.presence.opened(ws.ID, link); older != nil {
+	if older := a.presence.opened(ws, link); older != nil {
 		displace(ctx, a.logger, older, "agent")
 		a.buryDisplaced(ctx, ws.ID, older)
 	}

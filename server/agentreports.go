@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"math"
 	"time"
 
 	"github.com/google/uuid"
+	"golang.org/x/time/rate"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -28,17 +30,24 @@ const (
 	maxApp           = 32
 	maxClientVersion = 128
 	maxIP            = 64
+	// What one workspace's agent may report at once, and how many of it come back in a
+	// second. An announced id costs less than a report.
+	reportBurst        = 20_000
+	reportsPerSecond   = 200
+	announcedPerReport = 10
 )
 
 // ReportConnections implements the service.
 func (a *agentAPI) ReportConnections(ctx context.Context, req *proto.ReportConnectionsRequest) (*proto.ReportConnectionsResponse, error) {
-	agent, _, err := a.reporter(ctx)
+	n := len(req.GetReports())
+	if n > maxReportBatch {
+		return nil, status.Errorf(codes.InvalidArgument, "%d reports in one batch, at most %d are taken", n, maxReportBatch)
+	}
+	agent, _, done, err := a.reporter(ctx, 1+n)
 	if err != nil {
 		return nil, err
 	}
-	if n := len(req.GetReports()); n > maxReportBatch {
-		return nil, status.Errorf(codes.InvalidArgument, "%d reports in one batch, at most %d are taken", n, maxReportBatch)
-	}
+	defer done()
 	var (
 		answer  proto.ReportConnectionsResponse
 		reports []connlog.Report
@@ -68,13 +77,15 @@ func refusedReport(i int, err error) *proto.ReportConnectionsResponse_Refusal {
 
 // AnnounceConnections implements the service.
 func (a *agentAPI) AnnounceConnections(ctx context.Context, req *proto.AnnounceConnectionsRequest) (*proto.AnnounceConnectionsResponse, error) {
-	agent, lastSeen, err := a.reporter(ctx)
+	n := len(req.GetKnown())
+	if n > maxAnnounced {
+		return nil, status.Errorf(codes.InvalidArgument, "%d connections announced, at most %d are taken", n, maxAnnounced)
+	}
+	agent, former, done, err := a.reporter(ctx, 1+n/announcedPerReport)
 	if err != nil {
 		return nil, err
 	}
-	if n := len(req.GetKnown()); n > maxAnnounced {
-		return nil, status.Errorf(codes.InvalidArgument, "%d connections announced, at most %d are taken", n, maxAnnounced)
-	}
+	defer done()
 	announced := connlog.Announcement{
 		SentAt: asTime(req.GetSentAt()), GapFrom: asTime(req.GetGap().GetFrom()), GapTo: asTime(req.GetGap().GetTo()),
 		GapDetail: req.GetGap().GetDetail(),
@@ -86,7 +97,7 @@ func (a *agentAPI) AnnounceConnections(ctx context.Context, req *proto.AnnounceC
 		}
 		announced.Known = append(announced.Known, id.String())
 	}
-	unknown, err := a.connlog.Announce(ctx, agent, lastSeen, announced)
+	unknown, err := a.connlog.Announce(ctx, agent, former, announced)
 	if err != nil {
 		return nil, a.failed(ctx, control.Identity{ID: agent.Workspace.ID}, err)
 	}
@@ -98,21 +109,66 @@ func (a *agentAPI) AnnounceConnections(ctx context.Context, req *proto.AnnounceC
 	return &answer, nil
 }
 
-// reporter returns the registered agent that calls, and when its former link was last
-// known to be open.
-func (a *agentAPI) reporter(ctx context.Context) (connlog.Agent, time.Time, error) {
+// caller is what bounds the reports of one workspace's agent.
+type caller struct {
+	turn chan struct{} // has one place: an agent is heard once at a time
+	rate *rate.Limiter
+
+	// The link before the one that counts; guarded by presence.mu. older is nil when it
+	// had ended before.
+	former connlog.Former
+	older  *control.Link
+}
+
+func newCaller(former connlog.Former) *caller {
+	return &caller{turn: make(chan struct{}, 1), rate: rate.NewLimiter(reportsPerSecond, reportBurst), former: former}
+}
+
+// caller returns what bounds the agent behind a link, and what came before that link.
+func (p *presence) caller(link *control.Link) (c *caller, former connlog.Former, registered bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.online[link.Peer().ID].link != link {
+		return nil, connlog.Former{}, false
+	}
+	c = p.callers[link.Peer().ID]
+	if c.older != nil {
+		select {
+		case <-c.older.Done():
+			c.former.Ending, c.older = c.older.Ending().On(disconnect.ServerToAgent), nil
+		default:
+		}
+	}
+	return c, c.former, true
+}
+
+// reporter returns the registered agent that calls, and how its former link ended, when
+// it is its turn for as much as cost reports. done ends the turn.
+func (a *agentAPI) reporter(ctx context.Context, cost int) (agent connlog.Agent, former connlog.Former, done func(), err error) {
 	link, id, err := a.caller(ctx)
 	if err != nil {
-		return connlog.Agent{}, time.Time{}, err
+		return agent, former, nil, err
 	}
-	if !a.presence.registered(link) {
-		return connlog.Agent{}, time.Time{}, errUnregistered
+	c, former, registered := a.presence.caller(link)
+	if !registered {
+		return agent, former, nil, errUnregistered
+	}
+	select {
+	case c.turn <- struct{}{}:
+	case <-ctx.Done():
+		return agent, former, nil, status.FromContextError(ctx.Err()).Err()
+	}
+	done = func() { <-c.turn }
+	if err := c.rate.WaitN(ctx, cost); err != nil {
+		done()
+		return agent, former, nil, status.Error(codes.ResourceExhausted, "this agent reports more connections than the server takes: try again later")
 	}
 	ws, err := a.store.WorkspaceByID(ctx, id.ID)
 	if err != nil {
-		return connlog.Agent{}, time.Time{}, a.failed(ctx, id, err)
+		done()
+		return agent, former, nil, a.failed(ctx, id, err)
 	}
-	return connlog.Agent{Workspace: loggedWorkspace(ws), Instance: link.PeerInstance()}, time.Time{}, nil
+	return connlog.Agent{Workspace: loggedWorkspace(ws), Created: ws.CreatedAt, Instance: link.PeerInstance()}, former, done, nil
 }
 
 func loggedWorkspace(ws store.Workspace) store.LoggedWorkspace {
@@ -153,7 +209,7 @@ func checkReport(c *proto.Connection) (connlog.Report, error) {
 		Type: store.ConnType(c.GetType()), App: disconnect.ScrubTo(c.GetApp(), maxApp),
 		UserName: disconnect.Scrub(c.GetPrincipal()), IP: disconnect.ScrubTo(c.GetIp(), maxIP),
 		ClientVersion: disconnect.ScrubTo(c.GetClientVersion(), maxClientVersion), Path: store.ConnPath(c.GetPath()),
-		BytesSent: int64(c.GetBytesSent()), BytesReceived: int64(c.GetBytesReceived()),
+		BytesSent: count(c.GetBytesSent()), BytesReceived: count(c.GetBytesReceived()),
 	}
 	if r.Ended {
 		r.Ending = reportedEnding(c)
@@ -163,6 +219,9 @@ func checkReport(c *proto.Connection) (connlog.Report, error) {
 	}
 	return r, nil
 }
+
+// count is a number of bytes as the database can store it.
+func count(n uint64) int64 { return int64(min(n, math.MaxInt64)) }
 
 // reportedEnding is how the agent says that a connection ended. An agent that gives
 // text only has told no reason that could be trusted to be one of the set.
@@ -186,6 +245,7 @@ func asTime(t *timestamppb.Timestamp) time.Time {
 func (s *Server) startConnLog(ctx context.Context) (err error) {
 	s.connlog, err = connlog.New(ctx, connlog.Config{
 		Store: s.store, Logger: s.logger, Instance: s.instance, Now: s.opts.Now, Ended: s.connectionEnded,
+		Retention: s.opts.ConnectionRetention,
 	})
 	return err
 }

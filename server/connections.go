@@ -20,12 +20,22 @@ const defaultPage = 100
 // getConnections answers with a page of the connection log: everything for an admin,
 // for others what they connected to and who connected to them.
 func (s *Server) getConnections(w http.ResponseWriter, r *http.Request, p auth.Principal) error {
-	f, err := connFilter(r.URL.Query())
+	query := r.URL.Query()
+	follows := query.Get("follow") == "true"
+	if query.Has("follow") && !follows && query.Get("follow") != "false" {
+		return invalid("follow is true or false")
+	}
+	query.Del("follow")
+	f, err := connFilter(query)
 	if err != nil {
 		return err
 	}
-	if !p.IsAdmin() {
-		f.For = p.UserID
+	f.For = visibleTo(p)
+	if follows {
+		if !query.Has("limit") {
+			f.Limit = 0
+		}
+		return s.followConnections(w, r, p, f)
 	}
 	limit := f.Limit
 	f.Limit++ // one more than asked for tells whether there is a next page
@@ -42,6 +52,52 @@ func (s *Server) getConnections(w http.ResponseWriter, r *http.Request, p auth.P
 		page.Connections = append(page.Connections, connectionOut(row))
 	}
 	writeJSON(w, http.StatusOK, page)
+	return nil
+}
+
+// visibleTo is the user whose connections p sees; empty: all are seen.
+func visibleTo(p auth.Principal) string {
+	if p.IsAdmin() {
+		return ""
+	}
+	return p.UserID
+}
+
+// getConnection answers with one row.
+func (s *Server) getConnection(w http.ResponseWriter, r *http.Request, p auth.Principal) error {
+	row, err := s.connection(r.Context(), p, r.PathValue("id"))
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, connectionOut(row))
+	return nil
+}
+
+// getConnectionGaps answers with the times of which the log may be incomplete.
+func (s *Server) getConnectionGaps(w http.ResponseWriter, r *http.Request, p auth.Principal) error {
+	query := r.URL.Query()
+	for name := range query {
+		if name != "workspace" && name != "since" && name != "limit" {
+			return invalid("there is no filter " + strconv.Quote(disconnect.Scrub(name)) + " for gaps")
+		}
+	}
+	f, err := connFilter(query)
+	if err != nil {
+		return err
+	}
+	gaps, err := s.store.Gaps(r.Context(), store.GapFilter{
+		For: visibleTo(p), WorkspaceName: f.WorkspaceName, OwnerName: f.OwnerName, Since: f.Since, Limit: f.Limit,
+	})
+	if err != nil {
+		return err
+	}
+	list := sdk.ConnectionGapList{Gaps: make([]sdk.ConnectionGap, 0, len(gaps))}
+	for _, g := range gaps {
+		list.Gaps = append(list.Gaps, sdk.ConnectionGap{
+			Workspace: g.Workspace.Name, Owner: g.Workspace.Owner.Name, Began: g.Began, Ended: g.Ended, Detail: g.Detail,
+		})
+	}
+	writeJSON(w, http.StatusOK, list)
 	return nil
 }
 

@@ -215,11 +215,10 @@ func (s *Server) postKill(w http.ResponseWriter, r *http.Request, p auth.Princip
 
 // connection returns the row with that id if p may see it.
 func (s *Server) connection(ctx context.Context, p auth.Principal, id string) (store.Connection, error) {
-	f := store.ConnFilter{IDPrefix: id, Limit: 1}
-	if !p.IsAdmin() {
-		f.For = p.UserID
+	if len(id) != idLen || !idForm.MatchString(id) {
+		return store.Connection{}, errNoConnection
 	}
-	rows, err := s.store.Connections(ctx, f)
+	rows, err := s.store.Connections(ctx, store.ConnFilter{For: visibleTo(p), IDPrefix: id, Limit: 1})
 	if err == nil && len(rows) == 0 {
 		err = errNoConnection
 	}

@@ -36,6 +36,9 @@ const (
 	DefaultMaxLinksPerAddress = 8192
 	// linkRetry is what somebody with too many control links is told to wait.
 	linkRetry = 10 * time.Second
+	// What may follow the connection log at once: one user, and all of them.
+	maxFollowsPerUser = 16
+	maxFollows        = 256
 )
 
 // limited is a refusal of what would be welcome later.
@@ -167,15 +170,36 @@ func (l *limits) enter(p auth.Principal, remoteAddr string) (done func(), err er
 	case l.links[from] >= l.perSource:
 		return nil, tooMany(fmt.Sprintf("this address has %d connections to this server already", l.perSource), linkRetry)
 	}
-	l.links[who]++
-	l.links[from]++
+	return l.countLocked(who, from), nil
+}
+
+// follow counts a reader of the connection log's feed, or refuses it. done must be
+// called when it has ended.
+func (l *limits) follow(p auth.Principal) (done func(), err error) {
+	who, all := "follow "+p.UserID, "follow"
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case l.links[who] >= maxFollowsPerUser:
+		return nil, tooMany(fmt.Sprintf("%s follows the connection log %d times already", p.UserName, maxFollowsPerUser), linkRetry)
+	case l.links[all] >= maxFollows:
+		return nil, tooMany(fmt.Sprintf("the connection log is followed %d times already", maxFollows), linkRetry)
+	}
+	return l.countLocked(who, all), nil
+}
+
+// countLocked counts one for each of the keys, until done is called.
+func (l *limits) countLocked(keys ...string) (done func()) {
+	for _, key := range keys {
+		l.links[key]++
+	}
 	return sync.OnceFunc(func() {
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		for _, key := range []string{who, from} {
+		for _, key := range keys {
 			if l.links[key]--; l.links[key] <= 0 {
 				delete(l.links, key)
 			}
 		}
-	}), nil
+	})
 }

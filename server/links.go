@@ -17,9 +17,9 @@ import (
 )
 
 const (
-	// seenEvery is how often the database learns that agents are still here: the
-	// precision of "offline since" after a server that died without a word.
-	seenEvery = time.Minute
+	// aliveEvery is how often the database learns that the server lives: how precisely
+	// is known, after it died without a word, until when everything was open.
+	aliveEvery = 10 * time.Second
 	// recordTimeout bounds one record about an agent.
 	recordTimeout = 5 * time.Second
 )
@@ -31,9 +31,14 @@ type presence struct {
 	logger *slog.Logger
 	now    func() time.Time
 
+	// lost is told, in order, of agents whose link ended and that have no other. It must
+	// not block.
+	lost func(workspaceID string, at time.Time, ending disconnect.Attribution)
+
 	records sync.Mutex // held while the database is told; orders what it is told
-	mu      sync.Mutex // guards online; nobody waits for the database with it
+	mu      sync.Mutex // guards online and callers; nobody waits for the database with it
 	online  map[string]present
+	callers map[string]*caller // of each workspace whose agent registered in this life
 }
 
 // present is the newest link of one workspace's agent.
@@ -84,18 +89,18 @@ func (p *presence) registered(link *control.Link) bool {
 // opened records a new link of an agent that has registered. An older one of the same
 // workspace that has not ended yet is no longer what counts; if it is another process',
 // it is returned.
-func (p *presence) opened(workspaceID string, link *control.Link) (displaced *control.Link) {
+func (p *presence) opened(ws store.Workspace, link *control.Link) (displaced *control.Link) {
 	p.records.Lock()
 	defer p.records.Unlock()
 	here := present{link: link, instance: link.PeerInstance(), since: p.now()}
-	former, ok := p.replace(workspaceID, here)
+	former, ok := p.replace(ws, here)
 	if !ok {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), recordTimeout)
 	defer cancel()
-	if err := p.store.AgentConnected(ctx, workspaceID, here.instance, here.since); err != nil {
-		p.logger.WarnContext(ctx, "cannot record an agent's connection", "workspace_id", workspaceID, "error", err)
+	if err := p.store.AgentConnected(ctx, ws.ID, here.instance, here.since); err != nil {
+		p.logger.WarnContext(ctx, "cannot record an agent's connection", "workspace_id", ws.ID, "error", err)
 	}
 	if former.instance == here.instance {
 		return nil
@@ -105,7 +110,7 @@ func (p *presence) opened(workspaceID string, link *control.Link) (displaced *co
 
 // replace makes here what counts for a workspace and returns what did before, or reports
 // false when there is nothing to do.
-func (p *presence) replace(workspaceID string, here present) (former present, ok bool) {
+func (p *presence) replace(ws store.Workspace, here present) (former present, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	select {
@@ -113,11 +118,19 @@ func (p *presence) replace(workspaceID string, here present) (former present, ok
 		return former, false // whoever waits for its end has been here already, or finds nothing to do
 	default:
 	}
-	former = p.online[workspaceID]
+	former = p.online[ws.ID]
 	if former.link == here.link {
 		return former, false // it registers a second time
 	}
-	p.online[workspaceID] = here
+	p.online[ws.ID] = here
+	c := p.callers[ws.ID]
+	if c == nil {
+		c = newCaller(connlog.Former{Instance: ws.Agent.Instance, At: ws.Agent.SeenAt, Ending: ws.Agent.Ending})
+		p.callers[ws.ID] = c
+	}
+	if c.older = former.link; c.older != nil {
+		c.former = connlog.Former{Instance: former.instance, At: here.since}
+	}
 	return former, true
 }
 
@@ -126,9 +139,12 @@ func (p *presence) ended(workspaceID string, link *control.Link, ending disconne
 	p.records.Lock()
 	defer p.records.Unlock()
 	p.mu.Lock()
-	counts := p.online[workspaceID].link == link
+	here := p.online[workspaceID]
+	counts, at := here.link == link, p.now()
 	if counts {
 		delete(p.online, workspaceID)
+		p.callers[workspaceID].former = connlog.Former{Instance: here.instance, At: at, Ending: ending}
+		p.lost(workspaceID, at, ending)
 	}
 	p.mu.Unlock()
 	if !counts {
@@ -137,24 +153,24 @@ func (p *presence) ended(workspaceID string, link *control.Link, ending disconne
 	// The server may be stopping: this record is part of that.
 	ctx, cancel := context.WithTimeout(context.Background(), recordTimeout)
 	defer cancel()
-	err := p.store.AgentEnded(ctx, workspaceID, p.now(), ending)
+	err := p.store.AgentEnded(ctx, workspaceID, at, ending)
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		p.logger.WarnContext(ctx, "cannot record an agent's ending", "workspace_id", workspaceID, "error", err)
 	}
 }
 
-// watch records now and then that the agents are still here, until ctx ends.
+// watch records now and then that the server lives, until ctx ends.
 func (p *presence) watch(ctx context.Context) {
-	tick := time.NewTicker(seenEvery)
+	tick := time.NewTicker(aliveEvery)
 	defer tick.Stop()
 	for {
+		if err := p.store.Alive(ctx, p.now()); err != nil && ctx.Err() == nil {
+			p.logger.WarnContext(ctx, "cannot record that the server lives", "error", err)
+		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-		}
-		if err := p.store.AgentsSeen(ctx, p.now()); err != nil && ctx.Err() == nil {
-			p.logger.WarnContext(ctx, "cannot record that agents are online", "error", err)
 		}
 	}
 }
@@ -245,7 +261,7 @@ func (s *Server) attend(link *control.Link, p auth.Principal, remote string, sta
 	ctx := context.Background()
 	var row *connlog.LinkRow // of a relay there is none: it is nobody's connection
 	if p.Kind != auth.KindRelay {
-		row = s.logLink(ctx, link, p, remote, started)
+		row = s.logLink(link, p, remote)
 	}
 	s.logger.LogAttrs(ctx, slog.LevelInfo, msg+" opened", attrs...)
 	rowOver := func() {}
@@ -260,7 +276,7 @@ func (s *Server) attend(link *control.Link, p auth.Principal, remote string, sta
 			ending = s.orders.judge(p.WorkspaceID, s.opts.Now(), link.Ending()).On(leg)
 		}
 		s.meters.set.Ended(ending)
-		s.leftBehind(ctx, link, row, ending)
+		s.leftBehind(link, row, ending)
 		attrs = append(attrs, slog.Duration("duration", time.Since(started).Round(time.Millisecond)))
 		ending.Log(ctx, s.logger, msg+" ended", attrs...)
 	}
@@ -274,24 +290,22 @@ func (s *Server) attend(link *control.Link, p auth.Principal, remote string, sta
 }
 
 // leftBehind writes down that a link has ended.
-func (s *Server) leftBehind(ctx context.Context, link *control.Link, row *connlog.LinkRow, ending disconnect.Attribution) {
+func (s *Server) leftBehind(link *control.Link, row *connlog.LinkRow, ending disconnect.Attribution) {
 	switch id := link.Peer(); id.Kind {
 	case control.RelayPeer:
 		s.relays.ended(link, link.Ending())
 		return
 	case control.AgentPeer:
 		defer s.presence.ended(id.ID, link, ending)
-		defer s.agentEnded(ctx, id.ID, link.PeerInstance(), ending)
+		defer s.agentEnded(context.Background(), id.ID, link.PeerInstance(), ending)
 	}
-	if err := row.Ended(ctx, s.opts.Now(), ending); err != nil {
-		s.logger.ErrorContext(ctx, "cannot record the end of a control link", "connection_id", row.ID(), "error", err)
-	}
+	row.Ended(s.opts.Now(), ending)
 }
 
 // logLink opens the link's row in the connection log.
-func (s *Server) logLink(ctx context.Context, link *control.Link, p auth.Principal, remote string, started time.Time) *connlog.LinkRow {
+func (s *Server) logLink(link *control.Link, p auth.Principal, remote string) *connlog.LinkRow {
 	l := connlog.Link{
-		ConnectType: disconnect.ClientToServer, IP: hostOf(remote), ClientVersion: link.PeerVersion(), ConnectedAt: started,
+		ConnectType: disconnect.ClientToServer, IP: hostOf(remote), ClientVersion: link.PeerVersion(), ConnectedAt: s.opts.Now(),
 	}
 	if p.Kind == auth.KindAgent {
 		l.ConnectType = disconnect.ServerToAgent
@@ -299,11 +313,7 @@ func (s *Server) logLink(ctx context.Context, link *control.Link, p auth.Princip
 	} else {
 		l.User = store.LoggedUser{ID: p.UserID, Name: p.UserName}
 	}
-	row, err := s.connlog.LinkOpened(ctx, l)
-	if err != nil {
-		s.logger.ErrorContext(ctx, "cannot record a control link yet", "connection_id", row.ID(), "error", err)
-	}
-	return row
+	return s.connlog.LinkOpened(l)
 }
 
 // hostOf is an address without its port.

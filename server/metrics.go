@@ -39,6 +39,14 @@ func (s *Server) newMeters() *meters {
 	m.set.Gauge("relay_nodes", "Nodes that have shown their key on a relay connection.", nil, func() float64 { return float64(s.relay.Nodes()) })
 	m.relayEnded = m.set.Endings("relay_disconnects_total", "Relay connections that ended, by the words of docs/disconnects.md.")
 	m.refused = m.set.Counters("refused_requests_total", "Requests that were refused, by the reason of docs/disconnects.md.", "reason")
+	m.set.Gauge("connection_rows_waiting", "Control links that the connection log could not store yet.", nil, func() float64 {
+		waiting, _ := s.connlog.Waiting()
+		return float64(waiting)
+	})
+	m.set.Counter("connection_rows_lost_total", "Control links that the connection log will never have.", func() float64 {
+		_, dropped := s.connlog.Waiting()
+		return float64(dropped)
+	})
 	m.set.Counter("silent_connections_total", "TCP connections that ended without one whole request.", func() float64 {
 		return float64(s.fresh.silent.Load())
 	})

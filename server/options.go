@@ -54,6 +54,9 @@ type Options struct {
 	// IdleTimeout and SessionLimit bound the sessions of workspaces that have no policy
 	// of their own; 0: never.
 	IdleTimeout, SessionLimit time.Duration
+	// ConnectionRetention is how long closed connections stay in the connection log; 0: for
+	// ever.
+	ConnectionRetention time.Duration
 	// MetricsListen is the address and port of /metrics and, at a loopback address,
 	// pprof; empty turns both off.
 	MetricsListen string
@@ -61,6 +64,10 @@ type Options struct {
 	// Now is the clock of tokens and codes; nil: time.Now.
 	Now func() time.Time
 }
+
+// DefaultConnectionRetention is how long a server keeps its connection log unless it is
+// told otherwise.
+const DefaultConnectionRetention = 90 * 24 * time.Hour
 
 // normalized returns opts with defaults filled in, or what is wrong with them in one
 // sentence.
@@ -75,6 +82,9 @@ func (opts Options) normalized() (Options, error) {
 		if err := checkBound(name, d); err != nil {
 			return opts, err
 		}
+	}
+	if opts.ConnectionRetention < 0 {
+		return opts, errors.New("the connection log cannot be kept for less than no time: give a duration, or 0 to keep it for ever")
 	}
 	if opts.MaxLinksPerUser == 0 {
 		opts.MaxLinksPerUser = DefaultMaxLinksPerUser

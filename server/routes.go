@@ -85,6 +85,8 @@ func (s *Server) routes() []route {
 		{"DELETE", workspace + "/shares/{user}", user, full, s.deleteShare},
 		{"GET", "/api/v1/connections", user, reading, s.getConnections},
 		{"POST", "/api/v1/connections/{id}/kill", user, full, s.postKill},
+		{"GET", "/api/v1/connections/gaps", user, reading, s.getConnectionGaps},
+		{"GET", "/api/v1/connections/{id}", user, reading, s.getConnection},
 		{"GET", control.Path, linkPeer, connect, s.getControl},
 		{"GET", relay.Path, relayToken, nil, s.getRelay},
 		{"GET", "/api/v1/relays", admin, reading, s.getRelays},

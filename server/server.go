@@ -78,8 +78,10 @@ type Server struct {
 	meters  *meters
 	metrics *metrics.Listener // nil: off
 
-	background context.Context // ends when Close begins
+	leaving    chan struct{}   // closed when Close begins
+	background context.Context // ends when everybody was told
 	stop       context.CancelFunc
+	rights     signal         // somebody's rights have changed
 	work       sync.WaitGroup // the presence watch, and one of each control link
 
 	mu      sync.Mutex // guards closing, and work against growing once it is set
@@ -97,7 +99,7 @@ func New(ctx context.Context, opts Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{opts: opts, logger: opts.Logger, instance: uuid.NewString()}
+	s := &Server{opts: opts, logger: opts.Logger, instance: uuid.NewString(), leaving: make(chan struct{})}
 	s.background, s.stop = context.WithCancel(context.Background())
 	if err := s.start(ctx); err != nil {
 		return nil, errors.Join(err, s.abandon())
@@ -121,7 +123,12 @@ func (s *Server) start(ctx context.Context) (err error) {
 		return err
 	}
 	s.orders, s.ends = newOrders(s.store, s.opts, s.nudge), newEnds()
-	s.presence = &presence{store: s.store, logger: s.logger, now: s.opts.Now, online: make(map[string]present)}
+	s.presence = &presence{
+		store: s.store, logger: s.logger, now: s.opts.Now, online: make(map[string]present), callers: make(map[string]*caller),
+		lost: func(workspaceID string, at time.Time, ending disconnect.Attribution) {
+			s.connlog.AgentLost(workspaceID, at, ending)
+		},
+	}
 	if err := s.presence.buryFormerLife(ctx); err != nil {
 		return err
 	}
@@ -332,6 +339,7 @@ func (s *Server) close(ctx context.Context) error {
 	s.mu.Lock()
 	s.closing = true
 	s.mu.Unlock()
+	close(s.leaving)
 	s.logger.Info("server stopping")
 	shut := make(chan error, 1)
 	go func() { // received from below

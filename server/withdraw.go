@@ -64,6 +64,7 @@ func (s *Server) endAgent(ws store.Workspace, g disconnect.Goodbye) {
 // recheck has the coordinator end the tunnels whose right is gone. It must come before
 // the links end: they carry the word of it.
 func (s *Server) recheck(userID, workspaceID string) {
+	s.rights.send()
 	ctx, cancel := context.WithTimeout(s.background, withdrawTimeout)
 	defer cancel()
 	if err := s.coordinator.Recheck(ctx, userID, workspaceID); err != nil {

@@ -22,86 +22,130 @@ type Announcement struct {
 	GapDetail      string
 }
 
+// Former is how the control link of a workspace's agent that came before this one ended.
+// The zero value says that there was none.
+type Former struct {
+	Instance string // the life of the agent's process
+	At       time.Time
+	Ending   disconnect.Attribution
+}
+
 // Announce compares what an agent has open with what the log believes. The rows that
-// the agent does not know have ended without a record: with its former life, at
-// lastSeen, if they are of one. unknown are the ids that the log has no row of.
-func (l *Log) Announce(ctx context.Context, agent Agent, lastSeen time.Time, a Announcement) (unknown []string, err error) {
-	known := make(map[string]bool, len(a.Known))
+// the agent does not know have ended without a record: with its former life, when that
+// was last heard, if they are of one. unknown are the ids that the log has no row of.
+func (l *Log) Announce(ctx context.Context, agent Agent, former Former, a Announcement) (unknown []string, err error) {
+	silence := l.silenceOf(agent.Workspace.ID)
+	clock := l.clockOf(agent, a.SentAt)
+	found, err := l.cfg.Store.Announced(ctx, a.Known)
+	if err != nil {
+		return nil, err
+	}
+	known, closed := make(map[string]bool, len(a.Known)), []string(nil)
 	for _, id := range a.Known {
+		row, ok := found[id]
+		switch {
+		case known[id]:
+		case !ok:
+			unknown = append(unknown, id)
+		case row.Provisional && row.WorkspaceID == agent.Workspace.ID:
+			closed = append(closed, id)
+		}
 		known[id] = true
 	}
-	clock := l.clockOf(a.SentAt)
-	err = l.write(ctx, func(ctx context.Context, tx *store.ConnTx) (closed []store.Connection, err error) {
-		rows, err := tx.Live(ctx, agent.Workspace.ID, disconnect.AgentToClient)
+	err = l.write(ctx, func(ctx context.Context, tx *store.ConnTx) ([]store.Connection, error) {
+		changed, err := settle(ctx, tx, agent, former, known, l.cfg.Now())
 		if err != nil {
 			return nil, err
 		}
-		for _, row := range rows {
-			if known[row.ID] {
-				row.Status, row.Instance = store.StatusOpen, agent.Instance
-			} else {
-				closeUnknown(&row, agent, lastSeen, l.cfg.Now())
-				closed = append(closed, row)
-			}
-			if err := tx.Update(ctx, &row); err != nil {
-				return nil, err
-			}
-		}
-		if unknown, err = reopen(ctx, tx, agent, a.Known); err != nil {
+		opened, err := reopen(ctx, tx, agent, closed)
+		if err != nil {
 			return nil, err
 		}
-		return closed, insertGap(ctx, tx, agent, clock, a)
+		return append(changed, opened...), insertGap(ctx, tx, agent, clock, a)
 	})
-	return unknown, err
+	if err != nil {
+		return nil, err
+	}
+	l.heard(agent.Workspace.ID, silence)
+	return unknown, nil
+}
+
+// settle decides what the agent's rows are that are not closed: what it knows is open,
+// the rest has ended. It returns the rows that it closed.
+func settle(ctx context.Context, tx *store.ConnTx, agent Agent, former Former, known map[string]bool, now time.Time) (closed []store.Connection, err error) {
+	rows, err := tx.Live(ctx, agent.Workspace.ID, disconnect.AgentToClient)
+	if err != nil {
+		return nil, err
+	}
+	for _, row := range rows {
+		switch {
+		case !known[row.ID]:
+			closeUnknown(&row, agent, former, now)
+			closed = append(closed, row)
+		case row.Status == store.StatusOpen && row.Instance == agent.Instance:
+			continue
+		default:
+			row.Status, row.Instance = store.StatusOpen, agent.Instance
+		}
+		if err := tx.Update(ctx, &row); err != nil {
+			return nil, err
+		}
+	}
+	return closed, nil
 }
 
 // closeUnknown closes a row that its agent has no record of.
-func closeUnknown(row *store.Connection, agent Agent, lastSeen, now time.Time) {
+func closeUnknown(row *store.Connection, agent Agent, former Former, now time.Time) {
 	if row.Instance == agent.Instance {
 		closeRow(row, now, disconnect.Attribution{
 			Reason: disconnect.InternalError, Initiator: disconnect.Agent, Detail: "the agent has no record of this connection",
 		})
 		return
 	}
-	if lastSeen.IsZero() {
-		lastSeen = now
-	}
-	closeRow(row, lastSeen, disconnect.Attribution{
+	at, ending := former.At, disconnect.Attribution{
 		Reason: disconnect.PeerCrashed, Initiator: disconnect.Agent, Detail: "the agent died without a goodbye, and its record with it",
-	})
+	}
+	if former.Instance == row.Instance && declared(former.Ending) {
+		ending = former.Ending
+	}
+	if at.IsZero() || at.After(now) {
+		at = now
+	}
+	closeRow(row, at, ending)
 }
 
-// reopen opens what was closed for the agent's silence and lives, and returns the ids
-// that have no row. What another life of the agent knows of it has yet to report the
-// end of.
-func reopen(ctx context.Context, tx *store.ConnTx, agent Agent, ids []string) (unknown []string, err error) {
+// reopen opens what was closed for the agent's silence and lives. What another life of the
+// agent knows of it has yet to report the end of.
+func reopen(ctx context.Context, tx *store.ConnTx, agent Agent, ids []string) (opened []store.Connection, err error) {
 	for _, id := range ids {
 		row, err := tx.ByID(ctx, id)
-		switch {
-		case errors.Is(err, store.ErrNotFound):
-			unknown = append(unknown, id)
+		if errors.Is(err, store.ErrNotFound) || err == nil && (!row.Provisional || row.Instance != agent.Instance) {
 			continue
-		case err != nil:
+		}
+		if err != nil {
 			return nil, err
-		case row.Status != store.StatusClosed || !row.Provisional || row.Workspace.ID != agent.Workspace.ID, row.Instance != agent.Instance:
-			continue
 		}
 		row.Status, row.Provisional, row.Instance = store.StatusOpen, false, agent.Instance
 		row.Revision++
 		if err := tx.Update(ctx, &row); err != nil {
 			return nil, err
 		}
+		opened = append(opened, row)
 	}
-	return unknown, nil
+	return opened, nil
 }
 
 func insertGap(ctx context.Context, tx *store.ConnTx, agent Agent, clock clock, a Announcement) error {
 	if a.GapTo.IsZero() {
 		return nil
 	}
+	ended := clock.ours(a.GapTo)
+	began := clock.ours(a.GapFrom)
+	if a.GapFrom.IsZero() || began.After(ended) {
+		began = ended
+	}
 	return tx.InsertGap(ctx, store.Gap{
-		ID: gapID(agent, a), Workspace: agent.Workspace,
-		Began: clock.ours(a.GapFrom), Ended: clock.ours(a.GapTo), Detail: disconnect.Scrub(a.GapDetail),
+		ID: gapID(agent, a), Workspace: agent.Workspace, Began: began, Ended: ended, Detail: disconnect.Scrub(a.GapDetail),
 	})
 }
 

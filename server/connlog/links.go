@@ -2,12 +2,23 @@ package connlog
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
 
 	"fairlead.dev/fairlead/disconnect"
 	"fairlead.dev/fairlead/server/store"
+)
+
+const (
+	// maxWaiting bounds the rows of control links that wait to be written. Beginnings
+	// take half of the places at most: the end of a connection tells of its beginning.
+	maxWaiting = 10_000
+	// maxOwn is how many of them one transaction takes.
+	maxOwn = 500
+	// retryOwn is how long a row that could not be written waits for the next attempt.
+	retryOwn = 5 * time.Second
 )
 
 // Link is one control link that the server has accepted.
@@ -21,39 +32,149 @@ type Link struct {
 	ConnectedAt   time.Time
 }
 
-// LinkRow is the row of a control link that is open.
+// LinkRow is the row of a control link.
 type LinkRow struct {
 	log *Log
-	row store.Connection
+
+	// What follows is guarded by log.mu.
+	row     store.Connection // has a key once it is stored
+	waiting bool             // it is in log.waiting
+	changed bool             // since it was last written
 }
 
 // ID is the connection's id.
 func (r *LinkRow) ID() string { return r.row.ID }
 
-// LinkOpened adds the row of a control link. When the row cannot be stored now, its end
-// stores all of it.
-func (l *Log) LinkOpened(ctx context.Context, link Link) (*LinkRow, error) {
+// LinkOpened adds the row of a control link. It does not wait: the row is written soon,
+// or, if the database cannot take it, kept in memory and written when it can.
+func (l *Log) LinkOpened(link Link) *LinkRow {
 	r := &LinkRow{log: l, row: store.Connection{
 		ID: uuid.NewString(), ConnectType: link.ConnectType, Type: store.TypeControl,
 		Workspace: link.Workspace, User: link.User, Instance: l.cfg.Instance,
 		IP: link.IP, ClientVersion: link.ClientVersion, ConnectedAt: link.ConnectedAt, Status: store.StatusOpen,
 	}}
-	return r, l.write(ctx, func(ctx context.Context, tx *store.ConnTx) ([]store.Connection, error) {
-		row := r.row
-		return nil, tx.Insert(ctx, &row)
-	})
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.waitLocked(r, maxWaiting/2)
+	return r
 }
 
-// Ended closes the row. Call it once.
-func (r *LinkRow) Ended(ctx context.Context, at time.Time, ending disconnect.Attribution) error {
-	return r.log.write(ctx, func(ctx context.Context, tx *store.ConnTx) ([]store.Connection, error) {
-		row := r.row
-		closeRow(&row, at, ending)
-		stored, err := tx.ByID(ctx, row.ID)
-		if err != nil {
-			return []store.Connection{row}, tx.Insert(ctx, &row)
+// Ended closes the row, as LinkOpened does. Call it once.
+func (r *LinkRow) Ended(at time.Time, ending disconnect.Attribution) {
+	l := r.log
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	closeRow(&r.row, at, ending)
+	if l.waitLocked(r, maxWaiting) {
+		return
+	}
+	if l.dropped++; l.dropped == 1 {
+		l.cfg.Logger.Error("control links are missing from the connection log: too many could not be written",
+			"connection_id", r.row.ID)
+	}
+}
+
+// waitLocked has a row written, unless limit of them wait.
+func (l *Log) waitLocked(r *LinkRow, limit int) bool {
+	r.changed = true
+	if r.waiting {
+		return true
+	}
+	if len(l.waiting) >= limit {
+		return false
+	}
+	r.waiting = true
+	l.waiting = append(l.waiting, r)
+	tell(l.written)
+	return true
+}
+
+// Waiting tells how many rows of control links the database has not taken yet, and how
+// many there was no place for.
+func (l *Log) Waiting() (waiting int, dropped int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.waiting), l.dropped
+}
+
+// own is what the log itself has to write: the rows of control links, and which agents
+// have fallen silent.
+type own struct {
+	links  []*LinkRow
+	rows   []store.Connection // of links
+	silent map[string]*silence
+}
+
+// takeOwn returns what the log itself has to write; nil: there is nothing.
+func (l *Log) takeOwn() *own {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	o := &own{silent: map[string]*silence{}, links: slices.Clone(l.waiting[:min(len(l.waiting), maxOwn)])}
+	for _, r := range o.links {
+		r.changed = false
+		o.rows = append(o.rows, r.row)
+	}
+	for workspace, s := range l.silent {
+		if !s.marked {
+			o.silent[workspace] = s
 		}
-		row.Key = stored.Key
-		return []store.Connection{row}, tx.Update(ctx, &row)
-	})
+	}
+	if len(o.rows)+len(o.silent) == 0 {
+		return nil
+	}
+	return o
+}
+
+func (o *own) apply(ctx context.Context, tx *store.ConnTx) ([]store.Connection, error) {
+	for workspace := range o.silent {
+		if err := tx.Unheard(ctx, workspace); err != nil {
+			return nil, err
+		}
+	}
+	for i := range o.rows {
+		row := &o.rows[i]
+		var err error
+		if o.rows[i].Key == 0 {
+			err = tx.Insert(ctx, row)
+		} else {
+			err = tx.Update(ctx, row)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return o.rows, nil
+}
+
+// again takes back what an attempt that failed has changed.
+func (o *own) again() {
+	for i, r := range o.links {
+		o.rows[i].Key = r.row.Key // only the writer changes it
+	}
+}
+
+// ownWritten takes note of what became of o, and reports whether there is more to write.
+func (l *Log) ownWritten(o *own, err error) (more bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err != nil {
+		if !l.failing {
+			l.cfg.Logger.Error("cannot record control links now: they are kept until it can be done", "rows", len(l.waiting), "error", err)
+		}
+		l.failing = true
+		return true
+	}
+	if l.failing {
+		l.cfg.Logger.Warn("control links are recorded again", "rows", len(l.waiting))
+	}
+	l.failing = false
+	for _, s := range o.silent {
+		s.marked = true
+	}
+	for i, r := range o.links {
+		r.row.Key = o.rows[i].Key
+		r.waiting = r.changed
+	}
+	l.waiting = slices.DeleteFunc(l.waiting, func(r *LinkRow) bool { return !r.waiting })
+	return len(l.waiting) > 0
 }

@@ -11,6 +11,9 @@ import (
 )
 
 const (
+	// DefaultLease is how long an agent may be silent before its connections are taken
+	// for ended: what its clients wait for it, and ten minutes.
+	DefaultLease = 11 * time.Minute
 	// writeTimeout bounds one transaction.
 	writeTimeout = 10 * time.Second
 )
@@ -22,10 +25,16 @@ type Config struct {
 	Logger *slog.Logger
 	// Instance names this life of the server.
 	Instance string
-	// Now is the server's clock; nil: time.Now.
+	// Now is the server's clock, for what is written down; nil: time.Now.
 	Now func() time.Time
-	// Ended is told of each row that is closed for the first time; nil: nobody is.
+	// Ended is told of each row that is closed for the first time; nil: nobody is. It
+	// holds up the log until it returns.
 	Ended func(store.Connection)
+	// Lease is how long an agent may be silent; 0 means DefaultLease.
+	Lease time.Duration
+	// Retention is how long closed connections are kept, from when they began; 0: for
+	// ever.
+	Retention time.Duration
 }
 
 // Log is the connection log. All methods are safe for concurrent use.
@@ -33,9 +42,18 @@ type Log struct {
 	cfg Config
 
 	changes chan *change
+	written chan struct{} // one place: the log itself has something to write
+	leased  chan struct{} // one place: a lease has begun
 	done    chan struct{} // closed by Close
 	once    sync.Once
 	work    sync.WaitGroup
+
+	mu      sync.Mutex // guards all below, and the rows in waiting
+	waiting []*LinkRow // to be written, in order
+	dropped int64      // rows of control links for which there was no place
+	failing bool       // the last attempt to write waiting has failed
+	silent  map[string]*silence
+	feeds   map[*Feed]bool // nil once the log is closed
 }
 
 // New returns a log that takes what the server's former life left open: control links
@@ -51,41 +69,72 @@ func New(ctx context.Context, cfg Config) (*Log, error) {
 	if cfg.Ended == nil {
 		cfg.Ended = func(store.Connection) {}
 	}
-	l := &Log{cfg: cfg, changes: make(chan *change), done: make(chan struct{})}
+	if cfg.Lease <= 0 {
+		cfg.Lease = DefaultLease
+	}
+	l := &Log{
+		cfg: cfg, changes: make(chan *change), written: make(chan struct{}, 1), leased: make(chan struct{}, 1),
+		done: make(chan struct{}), silent: map[string]*silence{}, feeds: map[*Feed]bool{},
+	}
 	l.work.Go(l.writeAll)
-	if err := l.write(ctx, l.buryFormerLife); err != nil {
+	if err := l.takeOver(ctx); err != nil {
 		l.Close()
 		return nil, err
 	}
+	l.work.Go(l.tend)
 	return l, nil
 }
 
-// Close stops the log. What is being written is finished first.
+// Close stops the log. What is being written is finished first, and rows of control
+// links that could not be written are tried once more.
 func (l *Log) Close() {
 	l.once.Do(func() { close(l.done) })
 	l.work.Wait()
+	l.endFeeds()
 }
 
-// buryFormerLife closes what the server itself observed in its former life.
-func (l *Log) buryFormerLife(ctx context.Context, tx *store.ConnTx) (closed []store.Connection, err error) {
-	rows, err := tx.Live(ctx, "", 0)
-	if err != nil {
-		return nil, err
-	}
-	for _, row := range rows {
-		if row.ConnectType == disconnect.AgentToClient {
-			row.Status = store.StatusUnheard
-		} else {
-			closeRow(&row, l.cfg.Now(), disconnect.Attribution{
-				Reason: disconnect.PeerCrashed, Initiator: disconnect.Server, Detail: "the server died without a goodbye",
-			})
-			closed = append(closed, row)
-		}
-		if err := tx.Update(ctx, &row); err != nil {
+// takeOver closes what the server itself observed in its former life, at its last sign
+// of life, and gives the agents time to tell what became of the rest.
+func (l *Log) takeOver(ctx context.Context) error {
+	var agents []store.SilentAgent
+	var alive time.Time
+	err := l.write(ctx, func(ctx context.Context, tx *store.ConnTx) (closed []store.Connection, err error) {
+		if alive, err = tx.AliveAt(ctx); err != nil {
 			return nil, err
 		}
+		for _, layer := range []disconnect.ConnectType{disconnect.ServerToAgent, disconnect.ClientToServer} {
+			rows, err := tx.Live(ctx, "", layer)
+			if err != nil {
+				return nil, err
+			}
+			for _, row := range rows {
+				closeRow(&row, alive, disconnect.Attribution{
+					Reason: disconnect.PeerCrashed, Initiator: disconnect.Server, Detail: "the server died without a goodbye",
+				})
+				if err := tx.Update(ctx, &row); err != nil {
+					return nil, err
+				}
+				closed = append(closed, row)
+			}
+		}
+		if err := tx.Unheard(ctx, ""); err != nil {
+			return nil, err
+		}
+		agents, err = tx.SilentAgents(ctx)
+		return closed, err
+	})
+	if err != nil {
+		return err
 	}
-	return closed, nil
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, a := range agents {
+		if a.SeenAt.IsZero() { // its workspace is gone
+			a.SeenAt = alive
+		}
+		l.silent[a.WorkspaceID] = &silence{since: a.SeenAt, ending: a.Ending, until: time.Now().Add(l.cfg.Lease), marked: true}
+	}
+	return nil
 }
 
 // closeRow closes a row at a time of the server's clock.
@@ -104,4 +153,12 @@ func later(a, b time.Time) time.Time {
 		return b
 	}
 	return a
+}
+
+// tell sets a flag that is a channel of one place.
+func tell(flag chan struct{}) {
+	select {
+	case flag <- struct{}{}:
+	default: // it is set already
+	}
 }

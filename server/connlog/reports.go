@@ -1,6 +1,7 @@
 package connlog
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"time"
@@ -12,7 +13,8 @@ import (
 // Agent is whose connections a report is about.
 type Agent struct {
 	Workspace store.LoggedWorkspace
-	Instance  string // the life of its process
+	Created   time.Time // when the workspace was made: nothing of the agent is older
+	Instance  string    // the life of its process
 }
 
 // Report is one word of an agent about one of its connections: that it began, or that
@@ -43,22 +45,22 @@ var ErrNotYours = errors.New("this connection id belongs to another workspace")
 // came before changes nothing. refused tells, by index, which reports are against the
 // rules; all the others are on disk when Report returns without an error.
 func (l *Log) Report(ctx context.Context, agent Agent, sentAt time.Time, reports []Report) (refused map[int]error, err error) {
-	clock := l.clockOf(sentAt)
-	err = l.write(ctx, func(ctx context.Context, tx *store.ConnTx) (closed []store.Connection, err error) {
+	clock := l.clockOf(agent, sentAt)
+	err = l.write(ctx, func(ctx context.Context, tx *store.ConnTx) (changed []store.Connection, err error) {
 		no := make(map[int]error)
 		for i, r := range reports {
-			row, ended, err := applyReport(ctx, tx, agent, clock, r)
+			row, news, err := applyReport(ctx, tx, agent, clock, r)
 			switch {
 			case errors.Is(err, ErrNotYours):
 				no[i] = err
 			case err != nil:
 				return nil, err
-			case ended:
-				closed = append(closed, row)
+			case news:
+				changed = append(changed, row)
 			}
 		}
 		refused = no
-		return closed, nil
+		return changed, nil
 	})
 	if err != nil {
 		return nil, err
@@ -66,33 +68,33 @@ func (l *Log) Report(ctx context.Context, agent Agent, sentAt time.Time, reports
 	return refused, nil
 }
 
-// applyReport makes one report part of the log, and tells whether it closed the row for the
-// first time.
-func applyReport(ctx context.Context, tx *store.ConnTx, agent Agent, clock clock, r Report) (row store.Connection, ended bool, err error) {
+// applyReport makes one report part of the log. news tells whether it opened or closed
+// the row, or gave it a better ending.
+func applyReport(ctx context.Context, tx *store.ConnTx, agent Agent, clock clock, r Report) (row store.Connection, news bool, err error) {
 	row, err = tx.ByID(ctx, r.ID)
-	isNew := errors.Is(err, store.ErrNotFound)
-	if err != nil && !isNew {
-		return row, false, err
-	}
-	if isNew {
-		user, err := tx.UserNamed(ctx, r.UserName)
+	if errors.Is(err, store.ErrNotFound) {
+		user, err := tx.UserOf(ctx, agent.Workspace.ID, r.UserName)
 		if err != nil {
 			return row, false, err
 		}
 		row = begin(agent, user, clock, r)
-	} else if row.Workspace.ID != agent.Workspace.ID || row.ConnectType != disconnect.AgentToClient {
+		if r.Ended {
+			end(&row, clock, r)
+		}
+		return row, true, tx.Insert(ctx, &row)
+	}
+	switch {
+	case err != nil:
+		return row, false, err
+	case row.Workspace.ID != agent.Workspace.ID || row.ConnectType != disconnect.AgentToClient:
 		return row, false, ErrNotYours
-	}
-	if r.Ended && (row.Status != store.StatusClosed || row.Provisional) {
-		ended = row.Status != store.StatusClosed
+	case r.Ended && (row.Status != store.StatusClosed || row.Provisional):
 		end(&row, clock, r)
-	} else if !isNew {
-		return row, false, nil // it came before
+		return row, true, tx.Update(ctx, &row)
+	case !r.Ended && complete(&row, r):
+		return row, false, tx.Update(ctx, &row)
 	}
-	if isNew {
-		return row, ended, tx.Insert(ctx, &row)
-	}
-	return row, ended, tx.Update(ctx, &row)
+	return row, false, nil // it came before
 }
 
 // begin is the row of a connection that is heard of for the first time.
@@ -109,7 +111,8 @@ func begin(agent Agent, user store.LoggedUser, clock clock, r Report) store.Conn
 	}
 }
 
-// end closes row as its agent says.
+// end closes row as its agent says. What the end tells of the connection goes before
+// what its beginning told.
 func end(row *store.Connection, clock clock, r Report) {
 	ending := r.Ending
 	if row.Status == store.StatusClosed && follows(row.Ending.Reason, ending.Reason) {
@@ -121,22 +124,36 @@ func end(row *store.Connection, clock clock, r Report) {
 	if r.Path != store.PathUnknown {
 		row.Path = r.Path
 	}
-	if r.IP != "" {
-		row.IP = r.IP
-	}
+	row.IP, row.ClientVersion = cmp.Or(r.IP, row.IP), cmp.Or(r.ClientVersion, row.ClientVersion)
 }
+
+// complete adds what the word of the beginning tells and that of the end, which came
+// first, did not. It reports whether there was anything.
+func complete(row *store.Connection, r Report) bool {
+	was := *row
+	row.Path = cmp.Or(row.Path, r.Path)
+	row.IP, row.ClientVersion = cmp.Or(row.IP, r.IP), cmp.Or(row.ClientVersion, r.ClientVersion)
+	return row.Path != was.Path || row.IP != was.IP || row.ClientVersion != was.ClientVersion
+}
+
+// maxAge bounds how long ago an agent may say that something happened: a clock that was
+// not set yet must not put a connection where nobody looks for it.
+const maxAge = 30 * 24 * time.Hour
 
 // clock turns an agent's times into the server's. Both of its times are of one moment,
 // so a clock that is wrong does no harm, only one that jumped between the event and
 // its report.
-type clock struct{ now, sent time.Time }
+type clock struct{ now, sent, oldest time.Time }
 
-func (l *Log) clockOf(sentAt time.Time) clock { return clock{now: l.cfg.Now(), sent: sentAt} }
+func (l *Log) clockOf(agent Agent, sentAt time.Time) clock {
+	now := l.cfg.Now()
+	return clock{now: now, sent: sentAt, oldest: later(agent.Created, now.Add(-maxAge))}
+}
 
-// ours is never in the future.
+// ours is never in the future, and never before the workspace was made.
 func (c clock) ours(at time.Time) time.Time {
 	if c.sent.IsZero() || at.After(c.sent) {
 		return c.now
 	}
-	return c.now.Add(-c.sent.Sub(at))
+	return later(c.now.Add(-c.sent.Sub(at)), c.oldest)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"fairlead.dev/fairlead/server/store"
 )
@@ -15,8 +16,8 @@ const maxBatch = 256
 var errClosed = errors.New("the connection log is closed")
 
 // apply is one operation on the log. It may run more than once, and only the last run
-// counts. It returns the rows that it closed for the first time.
-type apply func(context.Context, *store.ConnTx) (closed []store.Connection, err error)
+// counts. It returns the rows that have opened or closed by it, or have a better ending.
+type apply func(context.Context, *store.ConnTx) (changed []store.Connection, err error)
 
 // change is an operation and who waits for it.
 type change struct {
@@ -43,14 +44,29 @@ func (l *Log) write(ctx context.Context, apply apply) error {
 	}
 }
 
-// writeAll makes the changes until Close, each time all that wait.
+// writeAll makes the changes until Close, each time all that wait, and what the log
+// itself has to write.
 func (l *Log) writeAll() {
+	retry := time.NewTimer(0)
+	defer retry.Stop()
+	due := true // the log's own may be tried
 	for {
+		var batch []*change
 		select {
 		case first := <-l.changes:
-			l.commit(l.gather(first))
+			batch = l.gather(first)
+		case <-l.written:
+		case <-retry.C:
+			due = true
 		case <-l.done:
+			for l.commit(nil, true) == nil && l.more() {
+			}
+			l.tellLost()
 			return
+		}
+		if err := l.commit(batch, due); err != nil {
+			due = false
+			retry.Reset(retryOwn)
 		}
 	}
 }
@@ -68,40 +84,80 @@ func (l *Log) gather(first *change) []*change {
 	return batch
 }
 
-// commit makes a batch in one transaction. If that fails, each change has a transaction
-// of its own: one that cannot be made must not stop the others.
-func (l *Log) commit(batch []*change) {
-	err := l.transact(batch)
-	if err == nil || len(batch) == 1 {
+// more reports whether the log itself has something to write.
+func (l *Log) more() bool {
+	waiting, _ := l.Waiting()
+	return waiting > 0
+}
+
+// tellLost says what the log could not write until its end.
+func (l *Log) tellLost() {
+	if waiting, dropped := l.Waiting(); waiting > 0 || dropped > 0 {
+		l.cfg.Logger.Error("control links are missing from the connection log", "rows", int64(waiting)+dropped)
+	}
+}
+
+// commit makes a batch in one transaction, with the log's own changes if due. One change
+// that cannot be made does not stop the others. The error is that of the log's own.
+func (l *Log) commit(batch []*change, due bool) error {
+	var mine *own
+	if due {
+		mine = l.takeOwn()
+	}
+	if mine == nil {
+		l.makeAll(batch)
+		return nil
+	}
+	c := &change{apply: func(ctx context.Context, tx *store.ConnTx) ([]store.Connection, error) {
+		mine.again()
+		return mine.apply(ctx, tx)
+	}, done: make(chan error, 1)}
+	l.makeAll(append([]*change{c}, batch...))
+	err := <-c.done
+	if l.ownWritten(mine, err) && err == nil {
+		tell(l.written)
+	}
+	return err
+}
+
+// makeAll makes changes in one transaction, but for those that cannot be made.
+func (l *Log) makeAll(batch []*change) {
+	for len(batch) > 0 {
+		changed, failed, err := l.transact(batch)
+		if err != nil && failed >= 0 {
+			batch[failed].done <- err
+			batch = append(batch[:failed:failed], batch[failed+1:]...)
+			continue
+		}
+		if err == nil {
+			l.publish(changed)
+		}
 		for _, c := range batch {
 			c.done <- err
 		}
 		return
 	}
-	for _, c := range batch {
-		c.done <- l.transact([]*change{c})
-	}
 }
 
-func (l *Log) transact(batch []*change) error {
+// transact makes changes in one transaction. If it fails because of one of them, failed
+// is which; otherwise, below zero, none of them could have been made.
+func (l *Log) transact(batch []*change) (changed []store.Connection, failed int, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), writeTimeout)
 	defer cancel()
-	var closed []store.Connection
-	err := l.cfg.Store.WriteConnections(ctx, func(tx *store.ConnTx) error {
-		for _, c := range batch {
+	failed = -1
+	err = l.cfg.Store.WriteConnections(ctx, func(tx *store.ConnTx) error {
+		for i, c := range batch {
 			rows, err := c.apply(ctx, tx)
 			if err != nil {
+				failed = i
 				return err
 			}
-			closed = append(closed, rows...)
+			changed = append(changed, rows...)
 		}
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("write to the connection log: %w", err)
+		return nil, failed, fmt.Errorf("write to the connection log: %w", err)
 	}
-	for _, row := range closed {
-		l.cfg.Ended(row)
-	}
-	return nil
+	return changed, -1, nil
 }

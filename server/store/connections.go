@@ -237,73 +237,49 @@ func (t *ConnTx) Insert(ctx context.Context, c *Connection) error {
 	return errors.New("insert connection: no key is free")
 }
 
-// Update writes what changes in the life of a row: its status, its ending, the path and
-// the bytes.
+// Update writes what may change in the life of a row: its status, its ending, and what
+// is learnt late.
 func (t *ConnTx) Update(ctx context.Context, c *Connection) error {
 	e := endingColumns(c)
 	_, err := t.exec(ctx, `UPDATE connections SET live = $2, revision = $3, provisional = $4, disconnected_at = $5,
 		ended_observed_at = $6, reason = $7, initiator = $8, expected = $9, detail = $10, exit_code = $11,
-		instance = $12, path = $13, ip = $14, bytes_sent = $15, bytes_received = $16 WHERE key = $1`,
+		instance = $12, path = $13, ip = $14, client_version = $15, bytes_sent = $16, bytes_received = $17 WHERE key = $1`,
 		c.Key, e.live, c.Revision, c.Provisional, e.at, e.observed, e.reason, e.initiator, e.expected,
-		e.detail, e.exitCode, c.Instance, int(c.Path), c.IP, c.BytesSent, c.BytesReceived)
+		e.detail, e.exitCode, c.Instance, int(c.Path), c.IP, c.ClientVersion, c.BytesSent, c.BytesReceived)
 	if err != nil {
 		return fmt.Errorf("update connection: %w", err)
 	}
 	return nil
 }
 
-// Live returns the rows that are not closed, of one workspace, or of all when
-// workspaceID is empty, on one layer, or on all when it is zero.
+// Live returns the rows on a layer that are not closed, of one workspace, or of all
+// when workspaceID is empty.
 func (t *ConnTx) Live(ctx context.Context, workspaceID string, layer disconnect.ConnectType) ([]Connection, error) {
-	rows, err := t.tx.QueryContext(ctx, connSelect+` WHERE c.live IS NOT NULL
-		AND ($1 = '' OR c.workspace = (SELECT no FROM logged_workspaces WHERE id = $1))
-		AND ($2 = 0 OR c.connect_type = $2) ORDER BY c.key`, workspaceID, int(layer))
+	query, args := connSelect+` WHERE c.live IS NOT NULL AND c.connect_type = $1`, []any{int(layer)}
+	if workspaceID != "" {
+		query += ` AND c.workspace = (SELECT no FROM logged_workspaces WHERE id = $2)`
+		args = append(args, workspaceID)
+	}
+	rows, err := t.tx.QueryContext(ctx, query, args...)
 	if err != nil {
 		return nil, fmt.Errorf("list live connections: %w", err)
 	}
 	return collect(rows, scanConnection)
 }
 
-// Gap is a time in which a workspace's agent may have had connections that are not in
-// the log.
-type Gap struct {
-	ID        string
-	Workspace LoggedWorkspace
-	Began     time.Time
-	Ended     time.Time
-	Detail    string
-}
-
-// InsertGap adds a gap, unless one of its id is there.
-func (t *ConnTx) InsertGap(ctx context.Context, g Gap) error {
-	workspace, err := t.workspaceNo(ctx, g.Workspace)
-	if err != nil {
-		return err
+// Unheard marks the open connections of one workspace's agent, or of every agent when
+// workspaceID is empty, as not heard of.
+func (t *ConnTx) Unheard(ctx context.Context, workspaceID string) error {
+	query, args := `UPDATE connections SET live = $1 WHERE live = $2 AND connect_type = $3`,
+		[]any{int(StatusUnheard), int(StatusOpen), int(disconnect.AgentToClient)}
+	if workspaceID != "" {
+		query += ` AND workspace = (SELECT no FROM logged_workspaces WHERE id = $4)`
+		args = append(args, workspaceID)
 	}
-	_, err = t.exec(ctx, `INSERT INTO connection_gaps (id, workspace, began_at, ended_at, detail) VALUES ($1, $2, $3, $4, $5)
-		ON CONFLICT (id) DO NOTHING`,
-		g.ID, workspace, micros(g.Began), micros(g.Ended), g.Detail)
-	if err != nil {
-		return fmt.Errorf("insert gap: %w", err)
+	if _, err := t.exec(ctx, query, args...); err != nil {
+		return fmt.Errorf("mark connections as unheard: %w", err)
 	}
 	return nil
-}
-
-// UserNamed returns a user as the log remembers them; the zero value when there is none
-// of that name.
-func (t *ConnTx) UserNamed(ctx context.Context, name string) (LoggedUser, error) {
-	if name == "" {
-		return LoggedUser{}, nil
-	}
-	u := LoggedUser{Name: name}
-	err := t.row(ctx, `SELECT id FROM users WHERE name = $1`, []any{name}, &u.ID)
-	if errors.Is(err, ErrNotFound) {
-		return LoggedUser{}, nil
-	}
-	if err != nil {
-		return LoggedUser{}, fmt.Errorf("look up user: %w", err)
-	}
-	return u, nil
 }
 
 // userNo returns the number of a user in the log, with their name as it is now.

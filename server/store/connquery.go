@@ -3,7 +3,6 @@ package store
 import (
 	"cmp"
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"slices"
@@ -56,12 +55,49 @@ func (s *Store) Connections(ctx context.Context, f ConnFilter) ([]Connection, er
 		if err != nil {
 			return nil, fmt.Errorf("query connections: %w", err)
 		}
-		all = append(all, rows...)
+		if len(ranges) == 1 {
+			return rows, nil
+		}
+		if all = firstRows(f, append(all, rows...)); len(all) == f.Limit {
+			f = f.upTo(all[len(all)-1].Key) // the next ranges need not give more
+		}
 	}
-	if len(ranges) == 1 {
-		return all, nil
+	return all, nil
+}
+
+// upTo leaves out what would come behind a row on the page.
+func (f ConnFilter) upTo(key int64) ConnFilter {
+	if f.Ascending {
+		f.Before = key
+	} else {
+		f.After = key
 	}
-	return firstRows(f, all), nil
+	return f
+}
+
+// Match reports whether a row is one that f chooses, wherever it lies in the log.
+func (f ConnFilter) Match(c Connection) bool {
+	switch {
+	case f.For != "" && f.For != c.User.ID && f.For != c.Workspace.Owner.ID,
+		f.WorkspaceName != "" && f.WorkspaceName != c.Workspace.Name,
+		f.OwnerName != "" && f.OwnerName != c.Workspace.Owner.Name,
+		f.UserName != "" && f.UserName != c.User.Name,
+		f.Type != nil && *f.Type != c.Type,
+		f.App != "" && f.App != c.App,
+		f.ConnectType != 0 && f.ConnectType != c.ConnectType,
+		f.Status != 0 && f.Status != c.Status,
+		!strings.HasPrefix(c.ID, f.IDPrefix),
+		!f.Since.IsZero() && c.ConnectedAt.Before(f.Since),
+		!f.Until.IsZero() && !c.ConnectedAt.Before(f.Until):
+		return false
+	}
+	if f.Reason == nil && f.Initiator == nil && f.Expected == nil {
+		return true
+	}
+	return c.Status == StatusClosed &&
+		(f.Reason == nil || *f.Reason == c.Ending.Reason) &&
+		(f.Initiator == nil || *f.Initiator == c.Ending.Initiator) &&
+		(f.Expected == nil || *f.Expected == c.Ending.Expected())
 }
 
 // connRange is a part of the log that is a range of an index: a union of several in one
@@ -183,10 +219,20 @@ func (q *connWhere) filter(f ConnFilter) {
 		q.and(`c.live = ?`, int(f.Status))
 	}
 	if f.IDPrefix != "" {
-		q.and(`c.id >= ?`, f.IDPrefix)
-		q.and(`c.id < ?`, f.IDPrefix+"g") // ids are lower-case hex digits and -
+		q.id(f.IDPrefix)
 	}
 	q.keys(f)
+}
+
+// maxSameID bounds the ids with one beginning that are looked at.
+const maxSameID = 1000
+
+// id looks for ids that begin so: few rows, found by their ids whatever else is asked.
+func (q *connWhere) id(prefix string) {
+	q.args = append(q.args, prefix, prefix+"g") // ids are lower-case hex digits and -
+	n := len(q.args)
+	q.terms = append(q.terms, fmt.Sprintf(
+		`c.key IN (SELECT key FROM connections WHERE id >= $%d AND id < $%d ORDER BY id LIMIT %d)`, n-1, n, maxSameID))
 }
 
 // keys bounds the range of keys.
@@ -203,45 +249,4 @@ func (q *connWhere) keys(f ConnFilter) {
 	if f.After != 0 {
 		q.and(`c.key > ?`, f.After)
 	}
-}
-
-// Gaps returns the gaps in a workspace's record, or in all that a user owns or may see
-// when workspaceID is empty, that lie after a time; the newest first, 100 at most.
-func (s *Store) Gaps(ctx context.Context, forUser, workspaceID string, after time.Time) ([]Gap, error) {
-	rows, err := s.read.QueryContext(ctx, `SELECT g.id, w.id, w.name, o.id, o.name, g.began_at, g.ended_at, g.detail
-		FROM connection_gaps g JOIN logged_workspaces w ON w.no = g.workspace JOIN logged_users o ON o.no = w.owner
-		WHERE g.ended_at > $1 AND ($2 = '' OR o.id = $2) AND ($3 = '' OR w.id = $3)
-		ORDER BY g.ended_at DESC LIMIT 100`, micros(after), forUser, workspaceID)
-	if err != nil {
-		return nil, fmt.Errorf("list gaps: %w", err)
-	}
-	all, err := collect(rows, func(scan func(...any) error) (g Gap, err error) {
-		var began, ended int64
-		err = scan(&g.ID, &g.Workspace.ID, &g.Workspace.Name, &g.Workspace.Owner.ID, &g.Workspace.Owner.Name, &began, &ended, &g.Detail)
-		g.Began, g.Ended = fromMicros(began), fromMicros(ended)
-		return g, err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("list gaps: %w", err)
-	}
-	return all, nil
-}
-
-// DeleteConnections removes closed rows that began before a time, at most limit of
-// them, and returns how many there were.
-func (s *Store) DeleteConnections(ctx context.Context, before time.Time, limit int) (int64, error) {
-	var n int64
-	err := s.transact(ctx, func(tx *sql.Tx) error {
-		res, err := tx.ExecContext(ctx, `DELETE FROM connections WHERE key IN
-			(SELECT key FROM connections WHERE key < $1 AND live IS NULL ORDER BY key LIMIT $2)`, keyAt(before), limit)
-		if err != nil {
-			return err
-		}
-		n, err = res.RowsAffected()
-		return err
-	})
-	if err != nil {
-		return 0, fmt.Errorf("delete old connections: %w", err)
-	}
-	return n, nil
 }

@@ -421,10 +421,6 @@ func testAgentEndings(t *testing.T, s *store.Store) {
 
 	require.NoError(t, s.AgentConnected(ctx, w.ID, "life-1", t0))
 	require.Equal(t, store.AgentState{Online: true, Instance: "life-1", SeenAt: t0}, state(w.ID))
-	require.NoError(t, s.AgentsSeen(ctx, t0.Add(time.Minute)))
-	require.Equal(t, t0.Add(time.Minute), state(w.ID).SeenAt)
-	require.Zero(t, state(quiet.ID), "only agents that are online are seen")
-
 	require.NoError(t, s.AgentConnected(ctx, w.ID, "life-2", t0.Add(time.Hour)))
 	require.ErrorIs(t, s.AgentEnded(ctx, "nothing", t0, ending), store.ErrNotFound)
 
@@ -437,11 +433,21 @@ func testAgentEndings(t *testing.T, s *store.Store) {
 	require.Equal(t, disconnect.Scrub(dirty.Detail), got.Ending.Detail)
 
 	require.NoError(t, s.AgentConnected(ctx, w.ID, "life-3", t0.Add(3*time.Hour)))
+	require.NoError(t, s.Alive(ctx, t0))
 	n, err := s.EndAllAgents(ctx, ending)
 	require.NoError(t, err)
 	require.EqualValues(t, 1, n)
 	require.Equal(t, store.AgentState{Instance: "life-3", SeenAt: t0.Add(3 * time.Hour), Ending: ending}, state(w.ID))
 	require.Zero(t, state(quiet.ID))
+
+	require.NoError(t, s.AgentConnected(ctx, w.ID, "life-4", t0.Add(4*time.Hour)))
+	for range 2 {
+		require.NoError(t, s.Alive(ctx, t0.Add(5*time.Hour)))
+	}
+	_, err = s.EndAllAgents(ctx, ending)
+	require.NoError(t, err)
+	require.Equal(t, t0.Add(5*time.Hour), state(w.ID).SeenAt, "the server's last sign of life")
+	require.Zero(t, state(quiet.ID), "only agents that were online were seen")
 	require.ErrorIs(t, s.AgentConnected(ctx, "nothing", "life", t0), store.ErrNotFound)
 }
 

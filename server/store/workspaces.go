@@ -157,15 +157,6 @@ func (s *Store) AgentConnected(ctx context.Context, id, instance string, at time
 	return nil
 }
 
-// AgentsSeen records that the links of all agents that are online were open at that
-// time.
-func (s *Store) AgentsSeen(ctx context.Context, at time.Time) error {
-	if _, err := s.write.ExecContext(ctx, `UPDATE workspaces SET agent_seen_at = $1 WHERE agent_online`, micros(at)); err != nil {
-		return fmt.Errorf("record agents: %w", err)
-	}
-	return nil
-}
-
 // AgentEnded records how the control link of an agent ended, or returns ErrNotFound.
 func (s *Store) AgentEnded(ctx context.Context, id string, at time.Time, ending disconnect.Attribution) error {
 	err := affectOne(ctx, s.write,
@@ -179,15 +170,17 @@ func (s *Store) AgentEnded(ctx context.Context, id string, at time.Time, ending 
 	return nil
 }
 
-// EndAllAgents records one ending for every agent that is marked online, at the time
-// it was last seen, and returns how many there were: what is left of a server that
-// died without a word.
+// EndAllAgents records one ending for every agent that is marked online, at the last
+// sign of life of the server ([Store.Alive]) or, if that is later, when the agent came,
+// and returns how many there were: what is left of a server that died without a word.
 func (s *Store) EndAllAgents(ctx context.Context, ending disconnect.Attribution) (int64, error) {
 	res, err := s.write.ExecContext(ctx,
 		`UPDATE workspaces SET agent_online = FALSE,
+		        agent_seen_at = (SELECT CASE WHEN alive.at > agent_seen_at THEN alive.at ELSE agent_seen_at END
+		            FROM (SELECT COALESCE((SELECT CAST(value AS BIGINT) FROM settings WHERE name = $4), 0) AS at) AS alive),
 		        ending_reason = $1, ending_initiator = $2, ending_detail = $3
 		 WHERE agent_online`,
-		int(ending.Reason), int(ending.Initiator), disconnect.Scrub(ending.Detail))
+		int(ending.Reason), int(ending.Initiator), disconnect.Scrub(ending.Detail), aliveAt)
 	if err != nil {
 		return 0, fmt.Errorf("record agent endings: %w", err)
 	}

@@ -81,8 +81,20 @@ CREATE TABLE connection_gaps (
 );
 
 CREATE INDEX connection_gaps_by_time ON connection_gaps (ended_at);
+CREATE INDEX connection_gaps_by_workspace ON connection_gaps (workspace, ended_at);
+
+-- Who was ever let into a workspace that is not theirs: its agent may tell of them after
+-- the right is gone.
+CREATE TABLE reached (
+    workspace_id TEXT NOT NULL REFERENCES workspaces (id) ON DELETE CASCADE,
+    user_id      TEXT NOT NULL REFERENCES users (id) ON DELETE CASCADE,
+    PRIMARY KEY (workspace_id, user_id)
+);
+
+CREATE INDEX reached_by_user ON reached (user_id);
 
 -- +goose Down
+DROP TABLE reached;
 DROP TABLE connection_gaps;
 DROP TABLE connections;
 DROP TABLE logged_workspaces;
