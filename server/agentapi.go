@@ -98,12 +98,21 @@ func (a *agentAPI) GetManifest(ctx context.Context, req *proto.GetManifestReques
 		displace(ctx, a.logger, older, "agent")
 		a.buryDisplaced(ctx, ws.ID, older)
 	}
+	a.welcomeBack(ws.ID, link)
 	// Orders that change from here on nudge this link.
 	orders, err := a.orders.current(ctx, ws.ID)
 	if err != nil {
 		return nil, a.failed(ctx, id, err)
 	}
 	return &proto.Manifest{WorkspaceId: ws.ID, WorkspaceName: ws.Name, OwnerName: ws.OwnerName, Orders: orders}, nil
+}
+
+// welcomeBack corrects what was believed of an agent that lost its link during a
+// platform's notice, and lives. Its connections follow when it announces them.
+func (a *agentAPI) welcomeBack(workspaceID string, link *control.Link) {
+	if lost, lives := a.orders.returned(workspaceID, link.PeerInstance()); lives {
+		lost.row.Revise(lost.ending)
+	}
 }
 
 // buryDisplaced closes the connections of an agent that was told to stop: it tells of

@@ -59,6 +59,10 @@ func (a *agentAPI) ReportConnections(ctx context.Context, req *proto.ReportConne
 			answer.Refused = append(answer.Refused, refusedReport(i, err))
 			continue
 		}
+		if report.Ended {
+			at := connlog.ServerTime(a.now(), asTime(req.GetSentAt()), report.At)
+			report.Ending = a.orders.judgeReport(agent.Workspace.ID, at, report.Ending)
+		}
 		reports, indexes = append(reports, report), append(indexes, i)
 	}
 	refused, err := a.connlog.Report(ctx, agent, asTime(req.GetSentAt()), reports)

@@ -170,6 +170,69 @@ func TestKillIsRepeatedUntilItIsDone(t *testing.T) {
 	require.Len(t, s.ends.links, 1, "of %s", ws.ID)
 }
 
+// TestNoticeAndALinkThatComesBack: an agent that lost its link during a notice was not
+// evicted if the same process is back, and its connections go on.
+func TestNoticeAndALinkThatComesBack(t *testing.T) {
+	s := run(t, nil)
+	u, token := s.addUser(t, "ada", store.RoleMember)
+	ada, ctx := s.client(t, token), testutil.Context(t, patience)
+	link, ws, agentToken := s.agentLink(t, u, "dev")
+	key := hostKey(t)
+	register(t, link, key)
+	id := uuid.New()
+	open := &agentproto.Connection{
+		Id: id[:], Action: agentproto.Connection_CONNECT, Type: agentproto.Connection_SSH, Principal: "ada", Timestamp: timestamppb.Now(),
+	}
+	_, err := reportConnections(ctx, link, open)
+	require.NoError(t, err)
+	_, err = ada.GiveNotice(ctx, "dev", sdk.NoticeRequest{Kind: "preempted", Deadline: time.Now().Add(time.Hour)})
+	require.NoError(t, err)
+	instance := s.linkOf(t, ws.ID).PeerInstance()
+	lose := func(want int) {
+		t.Helper()
+		link.Abort(disconnect.Attribution{Reason: disconnect.NetworkError, Initiator: disconnect.Network})
+		evicted := disconnect.WorkspaceEvicted
+		require.Eventually(t, func() bool { return len(s.rows(t, store.ConnFilter{Reason: &evicted})) == want }, patience, 5*time.Millisecond)
+		s.waitOnline(t, ws.ID, false)
+	}
+	lose(2) // the link and the connection
+	back := func(instance string) {
+		t.Helper()
+		link, err = s.dial(t, disconnect.Agent, agentToken, instance)
+		require.NoError(t, err)
+		register(t, link, key)
+		_, err := agentproto.NewAgentServiceClient(link.RPC()).AnnounceConnections(ctx,
+			&agentproto.AnnounceConnectionsRequest{Known: [][]byte{id[:]}, SentAt: timestamppb.Now()})
+		require.NoError(t, err)
+	}
+	back(instance)
+	links := s.rows(t, store.ConnFilter{ConnectType: disconnect.ServerToAgent, Status: store.StatusClosed})
+	require.Len(t, links, 1)
+	require.Equal(t, disconnect.NetworkError, links[0].Ending.Reason, "by its own account")
+	require.Equal(t, 1, links[0].Revision)
+	require.Equal(t, store.StatusOpen, s.rows(t, store.ConnFilter{IDPrefix: id.String()})[0].Status)
+
+	lose(2)
+	back(uuid.NewString()) // another process: what it knows of the former's, it has yet to report
+	require.Equal(t, disconnect.WorkspaceEvicted, s.rows(t, store.ConnFilter{IDPrefix: id.String()})[0].Ending.Reason)
+	died := disconnect.Attribution{ConnectType: disconnect.AgentToClient, Reason: disconnect.PeerCrashed, Initiator: disconnect.Agent, Detail: "died"}
+	open.Action, open.StatusCode, open.Attribution, open.Timestamp = agentproto.Connection_DISCONNECT, -1, wire.FromAttribution(died), timestamppb.Now()
+	open.BytesSent = 7
+	_, err = reportConnections(ctx, link, open)
+	require.NoError(t, err)
+	row := s.rows(t, store.ConnFilter{IDPrefix: id.String()})[0]
+	require.Equal(t, disconnect.WorkspaceEvicted, row.Ending.Reason)
+	require.EqualValues(t, 7, row.BytesSent)
+	require.False(t, row.Provisional)
+
+	// One that died while the server was away is known by its next life's word only.
+	other := uuid.New()
+	open.Id = other[:]
+	_, err = reportConnections(ctx, link, open)
+	require.NoError(t, err)
+	require.Equal(t, disconnect.WorkspaceEvicted, s.rows(t, store.ConnFilter{IDPrefix: other.String()})[0].Ending.Reason)
+}
+
 // TestJudgeByNotice: a notice covers what ends after it, up to the deadline and a little,
 // and nothing that somebody decided.
 func TestJudgeByNotice(t *testing.T) {

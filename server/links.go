@@ -298,6 +298,9 @@ func (s *Server) leftBehind(link *control.Link, row *connlog.LinkRow, ending dis
 	case control.AgentPeer:
 		defer s.presence.ended(id.ID, link, ending)
 		defer s.agentEnded(context.Background(), id.ID, link.PeerInstance(), ending)
+		if own := link.Ending().Attribution; ending.Reason == disconnect.WorkspaceEvicted && own.Reason != ending.Reason {
+			s.orders.evicted(id.ID, lostLink{row: row, instance: link.PeerInstance(), ending: own})
+		}
 	}
 	row.Ended(s.opts.Now(), ending)
 }

@@ -16,6 +16,7 @@ import (
 	"fairlead.dev/fairlead/control"
 	"fairlead.dev/fairlead/disconnect"
 	"fairlead.dev/fairlead/disconnect/wire"
+	"fairlead.dev/fairlead/server/connlog"
 	"fairlead.dev/fairlead/server/store"
 )
 
@@ -37,6 +38,7 @@ type orders struct {
 	mu      sync.Mutex              // guards all below
 	pending map[string]*pending     // by workspace id
 	notices map[string]store.Notice // by workspace id, as the database last told
+	lost    map[string]lostLink     // by workspace id: the last that judge called evicted
 }
 
 // pending is what an agent is to be told beside what the database says.
@@ -49,6 +51,7 @@ func newOrders(db *store.Store, opts Options, changed func(workspaceID string)) 
 	return &orders{
 		store: db, now: opts.Now, idleTimeout: opts.IdleTimeout, sessionLimit: opts.SessionLimit, changed: changed,
 		pending: make(map[string]*pending), notices: make(map[string]store.Notice),
+		lost: make(map[string]lostLink),
 	}
 }
 
@@ -171,6 +174,41 @@ func (o *orders) judge(workspaceID string, at time.Time, e control.Ending) contr
 		e.Reason, e.Initiator = disconnect.ServerShutdown, disconnect.Agent
 	}
 	return e
+}
+
+// lostLink is a link that ended during a platform's notice. If the same process comes
+// back, that was not the end of it.
+type lostLink struct {
+	row      *connlog.LinkRow
+	instance string
+	ending   disconnect.Attribution // by its own account
+}
+
+// evicted remembers the row of a link that judge called evicted, and how it ended by its
+// own account.
+func (o *orders) evicted(workspaceID string, l lostLink) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.lost[workspaceID] = l
+}
+
+// returned returns the link that a process lost during a notice and survived, if it is
+// the one that is back.
+func (o *orders) returned(workspaceID, instance string) (lostLink, bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	l, ok := o.lost[workspaceID]
+	delete(o.lost, workspaceID)
+	return l, ok && l.instance == instance
+}
+
+// judgeReport is judge for what an agent's next life says of a connection: that its
+// former life died. The time is by the server's clock.
+func (o *orders) judgeReport(workspaceID string, at time.Time, a disconnect.Attribution) disconnect.Attribution {
+	if a.Reason != disconnect.PeerCrashed || a.Initiator != disconnect.Agent {
+		return a
+	}
+	return o.judge(workspaceID, at, control.Ending{Attribution: a}).On(disconnect.AgentToClient)
 }
 
 // ownEnd reports whether a link may have ended so because the agent's host went.

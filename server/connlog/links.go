@@ -59,6 +59,15 @@ func (l *Log) LinkOpened(link Link) *LinkRow {
 	return r
 }
 
+// Revise replaces the end of a row that was closed: it is known better now.
+func (r *LinkRow) Revise(ending disconnect.Attribution) {
+	l := r.log
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	closeRow(&r.row, r.row.DisconnectedAt, ending)
+	l.waitLocked(r, maxWaiting)
+}
+
 // Ended closes the row, as LinkOpened does. Call it once.
 func (r *LinkRow) Ended(at time.Time, ending disconnect.Attribution) {
 	l := r.log

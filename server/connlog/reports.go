@@ -150,10 +150,14 @@ func (l *Log) clockOf(agent Agent, sentAt time.Time) clock {
 	return clock{now: now, sent: sentAt, oldest: later(agent.Created, now.Add(-maxAge))}
 }
 
-// ours is never in the future, and never before the workspace was made.
-func (c clock) ours(at time.Time) time.Time {
-	if c.sent.IsZero() || at.After(c.sent) {
-		return c.now
+// ours is never before the workspace was made.
+func (c clock) ours(at time.Time) time.Time { return later(ServerTime(c.now, c.sent, at), c.oldest) }
+
+// ServerTime is an agent's time by the server's clock, which was now when the agent's was
+// sent. It is never in the future.
+func ServerTime(now, sent, at time.Time) time.Time {
+	if sent.IsZero() || at.After(sent) {
+		return now
 	}
-	return later(c.now.Add(-c.sent.Sub(at)), c.oldest)
+	return now.Add(-sent.Sub(at))
 }

@@ -3,6 +3,7 @@ package cluster
 import (
 	"encoding/json"
 	"fmt"
+	"os/exec"
 	"strings"
 	"syscall"
 	"testing"
@@ -426,4 +427,37 @@ func TestStoredEnds(t *testing.T) {
 		require.Equal(t, words{"agent_to_client", "server_shutdown", "agent", true, "the agent is stopping"}, saidByAll(s, p))
 		require.Equal(t, words{"server_to_agent", "server_shutdown", "agent", true, "the agent is stopping"}, closedRow(s.Home, "server_to_agent").words())
 	})
+}
+
+// TestStockSSHIsTold: the user of a stock ssh reads who ended what, and why a stopped
+// workspace lets nobody in.
+func TestStockSSHIsTold(t *testing.T) {
+	t.Parallel()
+	s := site.New(t)
+	s.Must("config-ssh", "--ssh-config-file", s.Path(".ssh/config"))
+	start := func(name string) *site.Process {
+		ssh, err := exec.LookPath("ssh")
+		require.NoError(t, err, "install the stock OpenSSH client")
+		p := s.StartCommand(exec.Command(ssh, "-F", s.Path(".ssh/config"), "-o", "BatchMode=yes", "-o", "SetEnv=FAIRLEAD_SESSION="+name,
+			"dev.fairlead", "echo up''; sleep 1000"))
+		p.Stdout.AwaitText(t, "up\n")
+		return p
+	}
+	p := start("one")
+	s.Must("connections", "kill", openRow(s.Home).ID)
+	require.Equal(t, 255, p.Wait())
+	require.Contains(t, p.Stderr.String(), "fairlead: session ended by server: admin_terminated: ended by admin\n")
+
+	p = start("build")
+	next := start("build")
+	require.Equal(t, 255, p.Wait())
+	require.Contains(t, p.Stderr.String(), "fairlead: session ended by client: session_replaced: admin began the session build anew\n")
+
+	s.Must("workspace", "stop", "dev")
+	require.Equal(t, 255, next.Wait())
+	require.Contains(t, next.Stderr.String(), "workspace_stopped: stopped by admin\n")
+	r := sshWith(s.Home, "dev.fairlead", "true")
+	require.Equal(t, 255, r.Code)
+	require.Contains(t, r.Stderr, "workspace_stopped: stopped by admin")
+	require.Empty(t, rows(s.Home, "--status", "open", "--connect-type", "agent_to_client"))
 }
