@@ -105,7 +105,15 @@ func newUserDisable(s streams, verb, short string, disabled bool) *cobra.Command
 }
 
 func newUserRole(s streams) *cobra.Command {
-	cmd := &cobra.Command{Use: "role NAME member|admin", Short: "Change a user's role", Args: cobra.ExactArgs(2)}
+	cmd := &cobra.Command{
+		Use: "role NAME member|admin", Short: "Change a user's role", Args: cobra.ExactArgs(2),
+		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+			if len(args) != 1 {
+				return nil, cobra.ShellCompDirectiveNoFileComp
+			}
+			return []cobra.Completion{"member", "admin"}, cobra.ShellCompDirectiveNoFileComp
+		},
+	}
 	withAdminAPI(cmd, s, func(cmd *cobra.Command, api *sdk.Client, args []string, asJSON bool) error {
 		u, err := api.UpdateUser(cmd.Context(), args[0], sdk.UpdateUserRequest{Role: &args[1]})
 		if err != nil {

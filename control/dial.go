@@ -92,6 +92,9 @@ func (l *Link) run() {
 	if err == nil {
 		err = l.receive(stream)
 	}
+	// A server that ends the link before its stream has come has only the close frame to
+	// say so, and that comes after the stream's refusal.
+	l.await(endingWait, l.ctx.Done())
 	l.streamClosed(err)
 	l.detach()
 	l.hangUp()

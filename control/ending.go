@@ -96,6 +96,9 @@ func (l *Link) closeCode(e wsconn.Ending) (Ending, bool) {
 // gRPC has found bytes that are not gRPC's.
 func (l *Link) transportClosed() {
 	defer l.abandoned.happen()
+	if l.unwritable.Load() {
+		l.await(endingWait, l.ctx.Done()) // whoever reads is about to find the close frame
+	}
 	if l.ctx.Err() == nil && l.conn.Ending().IsZero() {
 		l.end(Ending{Attribution: disconnect.Attribution{
 			ConnectType: l.connectType, Reason: disconnect.ProtocolError, Initiator: l.peer,

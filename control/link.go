@@ -96,8 +96,9 @@ type Link struct {
 	nudged    chan struct{} // has one place
 	parts     sync.WaitGroup
 
-	heard atomic.Int64 // when bytes last came, in nanoseconds since born
-	born  time.Time
+	unwritable atomic.Bool  // gRPC could not write, which does not tell why
+	heard      atomic.Int64 // when bytes last came, in nanoseconds since born
+	born       time.Time
 
 	clientConn *grpc.ClientConn // dialling side only
 

@@ -254,6 +254,33 @@ func TestGoodbyeBeforeTheCutWins(t *testing.T) {
 	}
 }
 
+// TestClosedBeforeItsStream has the server end links while the dialling side sets gRPC
+// up, with all that it can say by then: the close frame. That declares the ending.
+func TestClosedBeforeItsStream(t *testing.T) {
+	w := newWorld(t, nil)
+	g := goodbye(d.AuthRevoked, d.Server, "the token was revoked")
+	opts := w.options("client")
+	for round := range 200 {
+		closed := make(chan struct{})
+		go func() {
+			defer close(closed)
+			l := <-w.links
+			if round%4 > 0 {
+				<-time.After(time.Duration(round%4) * 200 * time.Microsecond)
+			}
+			_ = l.Close(g)
+		}()
+		link, err := Dial(testContext(t), opts)
+		attr := JudgeDial(err, opts.ConnectType, opts.Self, opts.Peer)
+		if err == nil {
+			attr = ended(t, link).Attribution
+			require.NoError(t, link.Close(goodbye(d.ClientClosed, d.Client, "")))
+		}
+		require.Equal(t, []any{d.AuthRevoked, d.Server}, []any{attr.Reason, attr.Initiator}, "round %d: %s", round, attr)
+		receive(t, closed)
+	}
+}
+
 // TestSiblingRace breaks the link while an RPC is open, many times: the RPC's error
 // must always be traced to the link's own ending.
 func TestSiblingRace(t *testing.T) {

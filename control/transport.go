@@ -52,6 +52,15 @@ func (c *linkConn) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// Write implements net.Conn.
+func (c *linkConn) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	if err != nil {
+		c.link.unwritable.Store(true)
+	}
+	return n, err
+}
+
 // Close implements net.Conn.
 func (c *linkConn) Close() error {
 	c.link.transportClosed()

@@ -60,6 +60,9 @@ func (a Attribution) Goodbye() Goodbye {
 	return Goodbye{Reason: a.Reason, Initiator: a.Initiator, Detail: a.Detail}
 }
 
+// HeaderReason is the header of an HTTP answer that carries the number of a [Reason].
+const HeaderReason = "X-Disconnect-Reason"
+
 // CloseCode returns the WebSocket close code and text that carry g:
 // 4000 + reason, and "i=<initiator>;d=<detail>" of at most 123 bytes.
 func (g Goodbye) CloseCode() (code int, text string) {

@@ -1,43 +1,17 @@
 package journal
 
 import (
-	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"golang.org/x/sys/unix"
 
 	"fairlead.dev/fairlead/testutil"
 )
-
-const namespaceVariable = "JOURNAL_TEST_NAMESPACE"
-
-// inNamespace runs the test again in a process with mounts of its own, and tells
-// whether this is that process.
-func inNamespace(t *testing.T) bool {
-	if os.Getenv(namespaceVariable) != "" {
-		return true
-	}
-	if os.Geteuid() != 0 {
-		t.Skip("only root can mount")
-	}
-	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run", "^"+t.Name()+"$", "-test.v")
-	cmd.Env = append(os.Environ(), namespaceVariable+"=1")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
-	output, err := cmd.CombinedOutput()
-	if errors.Is(err, syscall.EPERM) {
-		t.Skip("no mount namespace here: ", err)
-	}
-	require.NoError(t, err, "%s", output)
-	t.Logf("%s", output)
-	return false
-}
 
 // eventually waits for what the journal's goroutine does.
 func eventually(t *testing.T, condition func() bool) {
@@ -47,7 +21,7 @@ func eventually(t *testing.T, condition func() bool) {
 
 // TestDiskFull fills a real file system.
 func TestDiskFull(t *testing.T) {
-	if !inNamespace(t) {
+	if !testutil.InMountNamespace(t) {
 		return
 	}
 	disk := t.TempDir()
@@ -126,38 +100,23 @@ func TestDiskFull(t *testing.T) {
 }
 
 // TestPowerLoss shuts a real file system down without letting it write anything more,
-// which is what the disk looks like after the power has failed. (noauto_da_alloc: ext4 is
-// not to guess that a renamed file should have been synced.) Every record that is
+// which is what the disk looks like after the power has failed. Every record that is
 // missing in the next life, and every one that is back, was written in its Gap.
 func TestPowerLoss(t *testing.T) {
-	if _, err := exec.LookPath("mkfs.ext4"); err != nil {
-		t.Skip(err)
-	}
-	if !inNamespace(t) {
+	if !testutil.InMountNamespace(t) {
 		return
 	}
-	work := t.TempDir()
-	image, disk := filepath.Join(work, "image"), filepath.Join(work, "disk")
-	require.NoError(t, os.Mkdir(disk, 0o700))
-	require.NoError(t, os.WriteFile(image, nil, 0o600))
-	require.NoError(t, os.Truncate(image, 32<<20))
-	output, err := exec.Command("mkfs.ext4", "-q", "-F", image).CombinedOutput()
-	require.NoError(t, err, "%s", output)
-	mount := func() {
-		if output, err := exec.Command("mount", "-o", "loop,noauto_da_alloc", image, disk).CombinedOutput(); err != nil {
-			t.Skipf("no loop devices here: %v: %s", err, output)
-		}
-	}
+	disk := testutil.NewDisk(t, 32<<20)
 	type times struct{ added, released time.Time } // zero: before a sync
 	all := map[string]times{}
 	missing, back := 0, 0
 	for round := range 8 {
-		mount()
+		disk.Mount()
 		o := Options{boot: fmt.Sprint("boot ", round), SyncInterval: 20 * time.Millisecond}
 		if round%2 == 1 {
 			o.compactAbove = 1 // at each sync
 		}
-		j, r := open(t, filepath.Join(disk, "journal"), o)
+		j, r := open(t, filepath.Join(disk.Dir, "journal"), o)
 		require.Zero(t, r.Damaged)
 		inGap := func(at time.Time, what string) {
 			t.Helper()
@@ -220,21 +179,10 @@ func TestPowerLoss(t *testing.T) {
 			settle(j)
 			require.NoError(t, j.rewrite())
 		}
-		powerOff(t, disk)
+		disk.CutPower()
 		j.die()
-		require.NoError(t, syscall.Unmount(disk, 0))
+		disk.Unmount()
 	}
 	t.Logf("%d records were lost in a gap, %d came back", missing, back)
 	require.Positive(t, missing, "a test that loses nothing proves nothing")
-}
-
-// powerOff is EXT4_IOC_SHUTDOWN with EXT4_GOING_FLAGS_NOLOGFLUSH.
-func powerOff(t *testing.T, disk string) {
-	t.Helper()
-	d, err := os.Open(disk)
-	require.NoError(t, err)
-	defer d.Close()
-	if err := unix.IoctlSetPointerInt(int(d.Fd()), 0x8004587d, 2); err != nil {
-		t.Skip("the file system cannot be shut down: ", err)
-	}
 }

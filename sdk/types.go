@@ -3,6 +3,8 @@ package sdk
 import (
 	"regexp"
 	"time"
+
+	"fairlead.dev/fairlead/disconnect"
 )
 
 // Headers of the server's answers.
@@ -11,7 +13,7 @@ const (
 	HeaderVersion = "X-Fairlead-Version"
 	// HeaderReason carries the number of a disconnect.Reason where a connection is
 	// refused, so that a proxy's page is recognised by its absence.
-	HeaderReason = "X-Disconnect-Reason"
+	HeaderReason = disconnect.HeaderReason
 )
 
 // Codes of errors. The first group comes from the server, the second from the client

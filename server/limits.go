@@ -27,9 +27,9 @@ const (
 	// maxAddresses bounds how many addresses' failures are remembered. Beyond it the
 	// rest share one allowance.
 	maxAddresses = 8192
-	// maxFresh bounds the TCP connections of one address that have not sent a whole
-	// request yet.
-	maxFresh = 1024
+	// maxConns bounds the TCP connections of one address that are neither control links
+	// nor a relay's.
+	maxConns = 1024
 	// DefaultMaxLinksPerUser and DefaultMaxLinksPerAddress bound control links: one is
 	// one agent, or one client that runs.
 	DefaultMaxLinksPerUser    = 2048

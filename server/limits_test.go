@@ -133,11 +133,75 @@ func TestRefusedLinkSaysWhen(t *testing.T) {
 	require.Empty(t, s.limits.links, "what was no link is not counted")
 }
 
+// TestIdleConnectionsAreLimited has one address keep connections that asked one question
+// each: a newcomer is served, in the place of the one that has been idle for longest.
+func TestIdleConnectionsAreLimited(t *testing.T) {
+	s := run(t, nil)
+	type kept struct {
+		net.Conn
+		answers *bufio.Reader
+	}
+	ask := func(k kept) error {
+		if _, err := io.WriteString(k, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
+			return err
+		}
+		resp, err := http.ReadResponse(k.answers, nil)
+		if err != nil {
+			return err
+		}
+		_, err = io.Copy(io.Discard, resp.Body)
+		return errors.Join(err, resp.Body.Close())
+	}
+	open := func() kept {
+		conn, err := net.Dial("tcp", s.Addr().String())
+		require.NoError(t, err)
+		t.Cleanup(func() { _ = conn.Close() })
+		return kept{conn, bufio.NewReader(conn)}
+	}
+	idle := func() int {
+		s.conns.mu.Lock()
+		defer s.conns.mu.Unlock()
+		n := 0
+		for _, src := range s.conns.sources {
+			n += src.idle.Len()
+		}
+		return n
+	}
+	var all []kept
+	for i := range maxConns {
+		k := open()
+		require.NoError(t, ask(k))
+		all = append(all, k)
+		require.Eventually(t, func() bool { return idle() == i+1 }, 10*time.Second, time.Millisecond)
+	}
+	require.NoError(t, ask(all[0]), "it is used again, and so the next one goes first")
+	require.Eventually(t, func() bool { return idle() == maxConns }, 10*time.Second, time.Millisecond)
+	for i := range 10 {
+		require.NoError(t, ask(open()), "a newcomer is served")
+		require.NoError(t, all[i+1].SetReadDeadline(time.Now().Add(10*time.Second)))
+		_, err := all[i+1].answers.ReadByte()
+		require.ErrorIs(t, err, io.EOF)
+	}
+	require.NoError(t, ask(all[0]))
+	require.LessOrEqual(t, idle(), maxConns)
+
+	// A trusted proxy stands for many.
+	var h httpConns
+	h.exempt = func(netip.Addr) bool { return true }
+	for range 2 * maxConns {
+		near, far := net.Pipe()
+		defer near.Close()
+		defer far.Close()
+		h.note(near, http.StateNew)
+	}
+	require.Len(t, h.conns, 2*maxConns)
+}
+
 // TestSilentConnectionsAreLimited opens connections that say nothing until the server
 // hangs up on one, and a connection that speaks meanwhile is served once one has gone.
 func TestSilentConnectionsAreLimited(t *testing.T) {
 	s := run(t, nil)
-	silent := make([]net.Conn, maxFresh)
+	silent := make([]net.Conn, maxConns)
 	for i := range silent {
 		conn, err := net.Dial("tcp", s.Addr().String())
 		require.NoError(t, err)
@@ -156,7 +220,7 @@ func TestSilentConnectionsAreLimited(t *testing.T) {
 	require.NoError(t, err)
 	defer last.Close()
 	require.True(t, hungUp(last), "one address does not take it all")
-	require.Positive(t, s.fresh.silent.Load())
+	require.Positive(t, s.conns.silent.Load())
 	require.False(t, hungUp(silent[0]), "who came before is served")
 	require.NoError(t, silent[1].Close())
 	require.Eventually(t, func() bool {

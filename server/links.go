@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -22,6 +23,9 @@ const (
 	aliveEvery = 10 * time.Second
 	// recordTimeout bounds one record about an agent.
 	recordTimeout = 5 * time.Second
+	// maxUnregistered bounds a workspace's links whose agents have not registered: who has
+	// a token but not the pinned host key holds no more. An agent registers at once.
+	maxUnregistered = 8
 )
 
 // presence knows which workspaces' agents have a control link now, and keeps the
@@ -36,9 +40,11 @@ type presence struct {
 	lost func(workspaceID string, at time.Time, ending disconnect.Attribution)
 
 	records sync.Mutex // held while the database is told; orders what it is told
-	mu      sync.Mutex // guards online and callers; nobody waits for the database with it
+	mu      sync.Mutex // guards online, callers and strangers; nobody waits for the database with it
 	online  map[string]present
 	callers map[string]*caller // of each workspace whose agent registered in this life
+	// strangers are a workspace's links that have not registered, the oldest first.
+	strangers map[string][]*control.Link
 }
 
 // present is the newest link of one workspace's agent.
@@ -86,6 +92,32 @@ func (p *presence) registered(link *control.Link) bool {
 	return p.online[link.Peer().ID].link == link
 }
 
+// arrived notes a link of an agent that has yet to register, and returns the oldest such
+// link of the workspace if they are too many now.
+func (p *presence) arrived(workspaceID string, link *control.Link) (surplus *control.Link) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.online[workspaceID].link == link {
+		return nil // it was quick
+	}
+	all := append(p.strangers[workspaceID], link)
+	if len(all) > maxUnregistered {
+		surplus, all = all[0], all[1:]
+	}
+	p.strangers[workspaceID] = all
+	return surplus
+}
+
+// knownLocked takes a link out that has registered, or has ended.
+func (p *presence) knownLocked(workspaceID string, link *control.Link) {
+	all := slices.DeleteFunc(p.strangers[workspaceID], func(l *control.Link) bool { return l == link })
+	if len(all) == 0 {
+		delete(p.strangers, workspaceID)
+		return
+	}
+	p.strangers[workspaceID] = all
+}
+
 // opened records a new link of an agent that has registered. An older one of the same
 // workspace that has not ended yet is no longer what counts; if it is another process',
 // it is returned.
@@ -123,6 +155,7 @@ func (p *presence) replace(ws store.Workspace, here present) (former present, ok
 		return former, false // it registers a second time
 	}
 	p.online[ws.ID] = here
+	p.knownLocked(ws.ID, here.link)
 	c := p.callers[ws.ID]
 	if c == nil {
 		c = newCaller(connlog.Former{Instance: ws.Agent.Instance, At: ws.Agent.SeenAt, Ending: ws.Agent.Ending})
@@ -139,6 +172,7 @@ func (p *presence) ended(workspaceID string, link *control.Link, ending disconne
 	p.records.Lock()
 	defer p.records.Unlock()
 	p.mu.Lock()
+	p.knownLocked(workspaceID, link)
 	here := p.online[workspaceID]
 	counts, at := here.link == link, p.now()
 	if counts {
@@ -264,6 +298,9 @@ func (s *Server) attend(link *control.Link, p auth.Principal, remote string, sta
 		row = s.logLink(link, p, remote)
 	}
 	s.logger.LogAttrs(ctx, slog.LevelInfo, msg+" opened", attrs...)
+	if p.Kind == auth.KindAgent {
+		s.boundStrangers(p.WorkspaceID, link)
+	}
 	rowOver := func() {}
 	if row != nil {
 		rowOver = s.ends.opened(row.ID(), link)
@@ -287,6 +324,16 @@ func (s *Server) attend(link *control.Link, p auth.Principal, remote string, sta
 	s.untilExpired(link, p)
 	<-link.Done()
 	over()
+}
+
+// boundStrangers makes room for an agent's link that has yet to register.
+func (s *Server) boundStrangers(workspaceID string, link *control.Link) {
+	if surplus := s.presence.arrived(workspaceID, link); surplus != nil {
+		_ = surplus.Close(disconnect.Goodbye{ // keeps the first cause
+			Reason: disconnect.LimitExceeded, Initiator: disconnect.Server,
+			Detail: "newer agents of this workspace wait to register",
+		})
+	}
 }
 
 // leftBehind writes down that a link has ended.

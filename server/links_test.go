@@ -364,6 +364,55 @@ func TestNewerLinkCounts(t *testing.T) {
 	require.True(t, row.Agent.Online)
 }
 
+// TestUnregisteredLinksAreBounded: who has an agent's token but not its host key holds a
+// few links, and keeps the agent itself out of nothing.
+func TestUnregisteredLinksAreBounded(t *testing.T) {
+	s := run(t, nil)
+	ada, _ := s.addUser(t, "ada", store.RoleMember)
+	link, ws, token := s.agentLink(t, ada, "dev")
+	key := hostKey(t)
+	register(t, link, key)
+	var held []*control.Link
+	for range 3 * maxUnregistered {
+		l, err := s.dial(t, disconnect.Agent, token, uuid.NewString())
+		require.NoError(t, err)
+		held = append(held, l)
+	}
+	for _, l := range held[:2*maxUnregistered] {
+		select {
+		case <-l.Done():
+		case <-time.After(patience):
+			t.Fatal("a link that has not registered is held")
+		}
+		require.Equal(t, disconnect.LimitExceeded, l.Ending().Reason)
+		require.Equal(t, disconnect.Server, l.Ending().Initiator)
+	}
+	for _, l := range held[2*maxUnregistered:] {
+		require.NoError(t, l.Err())
+	}
+	require.NoError(t, link.Err(), "the agent is no stranger")
+	require.Eventually(t, func() bool { return len(s.control.Links()) == 1+maxUnregistered }, patience, 5*time.Millisecond)
+
+	again, err := s.dial(t, disconnect.Agent, token, link.PeerInstance())
+	require.NoError(t, err)
+	register(t, again, key)
+	for range 2 * maxUnregistered {
+		_, err := s.dial(t, disconnect.Agent, token, uuid.NewString())
+		require.NoError(t, err)
+	}
+	require.NoError(t, again.Err())
+	_, online := s.presence.since(ws.ID)
+	require.True(t, online)
+	for _, l := range s.control.Links() {
+		_ = l.Close(disconnect.Goodbye{Reason: disconnect.ServerShutdown, Initiator: disconnect.Server})
+	}
+	require.Eventually(t, func() bool {
+		s.presence.mu.Lock()
+		defer s.presence.mu.Unlock()
+		return len(s.presence.strangers) == 0
+	}, patience, 5*time.Millisecond, "those that have ended are forgotten")
+}
+
 // TestManyAgentsWithOneToken: of agents that register at one time one is left, and each
 // of the others is told.
 func TestManyAgentsWithOneToken(t *testing.T) {

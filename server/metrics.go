@@ -48,7 +48,7 @@ func (s *Server) newMeters() *meters {
 		return float64(dropped)
 	})
 	m.set.Counter("silent_connections_total", "TCP connections that ended without one whole request.", func() float64 {
-		return float64(s.fresh.silent.Load())
+		return float64(s.conns.silent.Load())
 	})
 	return m
 }

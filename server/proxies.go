@@ -30,6 +30,9 @@ func parseProxies(list []string) (proxies, error) {
 			addr = addr.Unmap().WithZone("")
 			prefix, err = netip.PrefixFrom(addr, addr.BitLen()), nil
 		}
+		if addr := prefix.Addr(); err == nil && addr.Is4In6() && prefix.Bits() >= 96 { // else it would match nobody
+			prefix = netip.PrefixFrom(addr.Unmap(), prefix.Bits()-96)
+		}
 		if err != nil {
 			return nil, fmt.Errorf("trusted proxies: %q is not an address or a network such as 10.0.0.0/8", disconnect.Scrub(entry))
 		}

@@ -10,7 +10,7 @@ import (
 )
 
 func TestCallerBehindProxies(t *testing.T) {
-	trusted, err := parseProxies([]string{"192.0.2.1", " 10.0.0.0/8", "2001:db8:1::/48", "::ffff:198.51.100.7"})
+	trusted, err := parseProxies([]string{"192.0.2.1", " 10.0.0.0/8", "2001:db8:1::/48", "::ffff:198.51.100.7", "::ffff:172.16.0.0/108"})
 	require.NoError(t, err)
 	for name, c := range map[string]struct {
 		peer    string
@@ -30,6 +30,8 @@ func TestCallerBehindProxies(t *testing.T) {
 		"v6 with port":         {"[2001:db8:1::9]:1", []string{"[2001:db8::7]:77"}, "[2001:db8::7]:0", false},
 		"mapped peer":          {"[::ffff:192.0.2.1]:1234", []string{"203.0.113.9"}, "203.0.113.9:0", false},
 		"mapped in the list":   {"198.51.100.7:1", []string{"::ffff:203.0.113.9"}, "203.0.113.9:0", false},
+		"mapped network":       {"172.31.0.9:1", []string{"203.0.113.9"}, "203.0.113.9:0", false},
+		"beyond it":            {"172.32.0.9:1", []string{"203.0.113.9"}, "172.32.0.9:1", true},
 		"a stranger's word":    {"203.0.113.9:1234", []string{"10.0.0.1"}, "203.0.113.9:1234", true},
 	} {
 		r := httptest.NewRequestWithContext(t.Context(), "GET", "/", nil)

@@ -24,7 +24,6 @@ const (
 	open       access = iota // anybody
 	user                     // a user's token
 	admin                    // a token of a user with the admin role
-	agent                    // an agent's token
 	linkPeer                 // a user's, an agent's or a relay's
 	relayToken               // a node's relay token: the handler itself asks the relay
 )
@@ -171,9 +170,9 @@ func (s *Server) admit(r *http.Request, rt route) (auth.Principal, error) {
 	}
 	isUser := p.Kind == auth.KindUser
 	switch {
-	case rt.who == user && !isUser, rt.who == agent && p.Kind != auth.KindAgent, rt.who == admin && !p.IsAdmin():
+	case rt.who == user && !isUser, rt.who == admin && !p.IsAdmin():
 		return auth.Principal{}, errNoRoute
-	case isUser && !slices.Contains(rt.scopes, p.Scope) && rt.who != agent:
+	case isUser && !slices.Contains(rt.scopes, p.Scope):
 		return auth.Principal{}, errScope(p)
 	}
 	return p, nil

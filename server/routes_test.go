@@ -77,16 +77,13 @@ func TestEveryRouteRefusesTheWrongRight(t *testing.T) {
 				refused(agentToken)
 				refused(relayOwn)
 			}
-			if rt.who == agent {
-				refused(relayOwn)
-			}
-			if rt.who == agent || rt.who == admin {
+			if rt.who == admin {
 				refused(member)
 			}
 			if strings.Contains(rt.path, "{name}") { // somebody else's workspace
 				refused(member)
 			}
-			if rt.who == open || rt.who == relayToken || rt.who == agent {
+			if rt.who == open || rt.who == relayToken {
 				require.Nil(t, rt.scopes, "no user's token is asked for")
 				return
 			}
@@ -138,7 +135,6 @@ func TestAdmitByRoleAndScope(t *testing.T) {
 	}{
 		{user, full, member, true}, {user, full, root, true}, {user, full, machine, false},
 		{admin, full, member, false}, {admin, full, root, true}, {admin, full, machine, false},
-		{agent, nil, member, false}, {agent, nil, root, false}, {agent, nil, machine, true},
 		{linkPeer, connect, member, true}, {linkPeer, connect, machine, true},
 		{user, full, reader, false}, {user, reading, reader, true}, {user, every, reader, true},
 		{user, full, connector, false}, {user, reading, connector, false}, {user, every, connector, true},

@@ -68,7 +68,7 @@ type Server struct {
 	signer      *relay.TokenSigner
 	stun        *relay.STUNServer // nil: off
 	http        *http.Server
-	fresh       freshConns
+	conns       httpConns
 	untrusted   sync.Once // the one warning about a proxy that is not trusted
 	checks      atomic.Int32
 
@@ -125,6 +125,7 @@ func (s *Server) start(ctx context.Context) (err error) {
 	s.orders, s.ends = newOrders(s.store, s.opts, s.nudge), newEnds()
 	s.presence = &presence{
 		store: s.store, logger: s.logger, now: s.opts.Now, online: make(map[string]present), callers: make(map[string]*caller),
+		strangers: make(map[string][]*control.Link),
 		lost: func(workspaceID string, at time.Time, ending disconnect.Attribution) {
 			s.connlog.AgentLost(workspaceID, at, ending)
 		},
@@ -135,7 +136,7 @@ func (s *Server) start(ctx context.Context) (err error) {
 	s.auth = auth.New(auth.Options{Store: s.store, StateDir: s.opts.StateDir, Logger: s.logger, Now: s.opts.Now})
 	s.meters = s.newMeters()
 	s.limits = newLimits(s.opts)
-	s.fresh.exempt = s.proxies.trust
+	s.conns.exempt = s.proxies.trust
 	s.startSTUN()
 	if err := s.startTailnet(ctx); err != nil {
 		return err
@@ -163,7 +164,7 @@ func (s *Server) start(ctx context.Context) (err error) {
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          slog.NewLogLogger(httpLog{s.logger.Handler()}, slog.LevelDebug),
-		ConnState:         s.fresh.note,
+		ConnState:         s.conns.note,
 		Protocols:         new(http.Protocols),
 	}
 	s.http.Protocols.SetHTTP1(true)
@@ -347,7 +348,7 @@ func (s *Server) close(ctx context.Context) error {
 		defer cancel()
 		shut <- s.http.Shutdown(ctx)
 	}()
-	s.fresh.close()
+	s.conns.close()
 	goodbye := disconnect.Goodbye{Reason: disconnect.ServerShutdown, Initiator: disconnect.Server, Detail: "the server is stopping"}
 	s.control.Close(ctx, goodbye)
 	err := s.coordinator.Close(ctx)

@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
 	"fairlead.dev/fairlead/sdk"
@@ -221,4 +222,15 @@ func TestTokenDoesNotOutliveItsMaker(t *testing.T) {
 	made, err := root.CreateToken(ctx, sdk.CreateTokenRequest{Label: "for ever"})
 	require.NoError(t, err)
 	require.Nil(t, made.Token.ExpiresAt, "a login's does not expire")
+}
+
+// TestChangesOfAWorkspaceThatGoes: what is done to a workspace that was deleted meanwhile
+// is answered as if there had never been one.
+func TestChangesOfAWorkspaceThatGoes(t *testing.T) {
+	s := run(t, nil)
+	bob, _ := s.addUser(t, "bob", store.RoleMember)
+	ctx, id := t.Context(), uuid.NewString()
+	require.Equal(t, errNoWorkspace, gone(s.store.Share(ctx, id, bob.ID, s.opts.Now())))
+	require.Equal(t, errNoWorkspace, gone(s.store.SetAgentToken(ctx, id, "x")))
+	require.Equal(t, errNoWorkspace, gone(s.store.Rekey(ctx, id, "ada", s.opts.Now())))
 }

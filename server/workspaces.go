@@ -20,6 +20,14 @@ func (s *Server) managed(r *http.Request, p auth.Principal) (store.Workspace, er
 	return ws, err
 }
 
+// gone answers for a workspace that was deleted after the request had found it.
+func gone(err error) error {
+	if errors.Is(err, store.ErrNotFound) {
+		return errNoWorkspace
+	}
+	return err
+}
+
 // deleteWorkspace removes a workspace. Every session in it ends, and its agent is told
 // that it is gone for good.
 func (s *Server) deleteWorkspace(w http.ResponseWriter, r *http.Request, p auth.Principal) error {
@@ -54,7 +62,7 @@ func (s *Server) rotateToken(w http.ResponseWriter, r *http.Request, p auth.Prin
 	}
 	token, hash := auth.NewAgentToken()
 	if err := s.store.SetAgentToken(r.Context(), ws.ID, hash); err != nil {
-		return err
+		return gone(err)
 	}
 	s.logger.InfoContext(r.Context(), "agent token rotated", "workspace", ws.OwnerName+"/"+ws.Name, "workspace_id", ws.ID, "by", p.UserName)
 	s.endAgent(ws, revoked("the agent's token was replaced"))
@@ -73,7 +81,7 @@ func (s *Server) rekeyWorkspace(w http.ResponseWriter, r *http.Request, p auth.P
 		return conflict("the workspace's agent has not registered a host key yet: its first one is accepted anyway")
 	}
 	if err != nil {
-		return err
+		return gone(err)
 	}
 	s.logger.InfoContext(r.Context(), "workspace may have another host key", "workspace", ws.OwnerName+"/"+ws.Name, "workspace_id", ws.ID, "by", p.UserName)
 	return s.answerRekeys(w, r, ws)
@@ -128,7 +136,7 @@ func (s *Server) putShare(w http.ResponseWriter, r *http.Request, p auth.Princip
 		return invalid(u.Name + " owns the workspace")
 	}
 	if err := s.store.Share(r.Context(), ws.ID, u.ID, s.opts.Now()); err != nil {
-		return err
+		return gone(err)
 	}
 	s.logger.InfoContext(r.Context(), "workspace shared", "workspace", ws.OwnerName+"/"+ws.Name, "workspace_id", ws.ID, "with", u.Name, "by", p.UserName)
 	return s.answerShares(w, r, ws)

@@ -24,7 +24,7 @@ type tunnelWaiter struct {
 // refusal is a [*RefusedError]; when the stream ends first, the error is
 // [ErrCoordinationEnded]. Asking again for a tunnel that exists is no error.
 func (c *BasicCoordination) AddTunnel(ctx context.Context, workspace string) (Tunnel, error) {
-	if len(workspace) > maxWorkspaceText {
+	if len(workspace) > proto.MaxWorkspaceText {
 		return Tunnel{}, &RefusedError{
 			Workspace: disconnect.Scrub(workspace), Code: proto.Refusal_INVALID, Message: "the name is too long",
 		}
@@ -105,10 +105,6 @@ func (c *BasicCoordination) replied(r *proto.TunnelReply) error {
 	}
 	return nil
 }
-
-// maxWorkspaceText bounds a workspace's name or id, in bytes: a server ends the stream
-// on which it is asked for more.
-const maxWorkspaceText = 256
 
 // maxHostKeyText is the room for an SSH public key's text, in bytes: RSA of 16384
 // bits has 2800.

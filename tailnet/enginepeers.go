@@ -14,12 +14,8 @@ import (
 	"fairlead.dev/fairlead/tailnet/proto"
 )
 
-const (
-	// maxEndpoints bounds how many addresses of one peer are tried.
-	maxEndpoints = 64
-	// maxRegion is the highest region id: the engine keeps it in a port number.
-	maxRegion = 1<<16 - 1
-)
+// maxRegion is the highest region id: the engine keeps it in a port number.
+const maxRegion = 1<<16 - 1
 
 // errPeerRemoved is what open flows of a removed peer give.
 var errPeerRemoved = errors.New("the peer was removed")
@@ -86,7 +82,7 @@ func parseEndpoints(texts []string) []netip.AddrPort {
 		if err != nil || ep.Port() == 0 || addr.IsUnspecified() || addr.IsMulticast() || proto.Prefix.Contains(addr) {
 			continue
 		}
-		if eps = append(eps, netip.AddrPortFrom(addr, ep.Port())); len(eps) == maxEndpoints {
+		if eps = append(eps, netip.AddrPortFrom(addr, ep.Port())); len(eps) == proto.MaxEndpoints {
 			break
 		}
 	}

@@ -72,7 +72,7 @@ func FuzzEndpoints(f *testing.F) {
 	f.Add("192.0.2.1:9\n[2001:db8::1]:9\n[::ffff:192.0.2.1]:9\n[::ffff:0.0.0.0]:9\nlocalhost:22\n224.0.0.1:9\n[fd66:6169:726c::1]:1")
 	f.Fuzz(func(t *testing.T, lines string) {
 		eps := parseEndpoints(strings.Split(lines, "\n"))
-		require.LessOrEqual(t, len(eps), maxEndpoints)
+		require.LessOrEqual(t, len(eps), proto.MaxEndpoints)
 		for _, ep := range eps {
 			require.True(t, ep.IsValid() && ep.Port() != 0)
 			require.False(t, ep.Addr().IsMulticast() || ep.Addr().IsUnspecified() || proto.Prefix.Contains(ep.Addr()), "%s", ep)

@@ -10,9 +10,6 @@ import (
 	"fairlead.dev/fairlead/tailnet/proto"
 )
 
-// grantLife is how long a peer stays without the server's renewed permission.
-const grantLife = 24 * time.Hour
-
 // lapseInterval is how often lapsed peers are looked for. Whether a peer has lapsed
 // is decided by the wall clock, which goes on while the host sleeps.
 const lapseInterval = time.Minute
@@ -121,14 +118,14 @@ func (b *PeerBook) removeLapsed() {
 	for _, key := range lapsed {
 		b.dropChanging(key, b.opts.Remove, disconnect.Goodbye{
 			Reason: disconnect.AuthExpired, Initiator: disconnect.Server,
-			Detail: "the server has not renewed the permission for " + grantLife.String(),
+			Detail: "the server has not renewed the permission for " + proto.GrantLife.String(),
 		})
 	}
 }
 
 func (b *PeerBook) lapsedLocked(p *bookPeer) bool {
 	// Round strips the monotonic clock, which stops while the host sleeps.
-	return b.opts.Now().Round(0).Sub(p.grantedAt) >= grantLife
+	return b.opts.Now().Round(0).Sub(p.grantedAt) >= proto.GrantLife
 }
 
 // upsert enters the peer of an update and installs its node, if the update has more

@@ -64,7 +64,7 @@ func TestPeerLapsesADayAfterItsLastGrant(t *testing.T) {
 		synctest.Wait()
 		require.Len(t, removed, 1)
 		require.Equal(t, stale, removed[0].key)
-		require.InDelta(t, grantLife, removed[0].at.Sub(start), float64(lapseInterval))
+		require.InDelta(t, proto.GrantLife, removed[0].at.Sub(start), float64(lapseInterval))
 		principal, ok := b.Principal(renewed)
 		require.True(t, ok)
 		require.Equal(t, "alice", principal)

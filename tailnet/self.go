@@ -60,7 +60,7 @@ func (s *selfState) setEndpoints(eps []netip.AddrPort) {
 	}
 	texts := make([]string, 0, len(eps))
 	for _, ep := range eps {
-		if len(texts) < maxEndpoints {
+		if len(texts) < tailnetproto.MaxEndpoints {
 			texts = append(texts, ep.String())
 		}
 	}

@@ -21,7 +21,7 @@ import (
 // HTTPReason is the response header in which a Fairlead server gives the number of a
 // disconnect reason with every HTTP error, so that answers of proxies are known by
 // its absence.
-const HTTPReason = "X-Disconnect-Reason"
+const HTTPReason = disconnect.HeaderReason
 
 const subprotocolHeader = "Sec-WebSocket-Protocol"
 

@@ -14,6 +14,9 @@ import (
 	"github.com/pressly/goose/v3"
 )
 
+// oldSuffix is at the name of a database that a restore has replaced.
+const oldSuffix = ".old"
+
 // Backup writes a copy of the database in the state directory dir to the new file
 // path (0600). A server may have it open and write to it meanwhile: the copy is the
 // database at one moment. Every error is one sentence for the person who asked.
@@ -120,9 +123,8 @@ func Restore(ctx context.Context, path, dir string, force bool) error {
 func restore(ctx context.Context, path, dir string, force bool) error {
 	target := filepath.Join(dir, databaseFile)
 	_, err := os.Stat(target)
-	replaces := err == nil
-	if replaces && !force {
-		return fmt.Errorf("there is a database in %s already; --force replaces it and keeps it as %s.old", dir, databaseFile)
+	if err == nil && !force {
+		return fmt.Errorf("there is a database in %s already; --force replaces it and keeps it as %s", dir, databaseFile+oldSuffix)
 	}
 	fresh := target + ".new"
 	if err := os.Remove(fresh); err != nil && !errors.Is(err, fs.ErrNotExist) { // a restore that was cut short
@@ -134,10 +136,8 @@ func restore(ctx context.Context, path, dir string, force bool) error {
 	if err := sameOwner(dir, fresh); err != nil {
 		return errors.Join(stateError(dir, err), os.Remove(fresh))
 	}
-	if replaces {
-		if err := setAside(target); err != nil {
-			return errors.Join(stateError(dir, err), os.Remove(fresh))
-		}
+	if err := setAside(target); err != nil {
+		return errors.Join(stateError(dir, err), os.Remove(fresh))
 	}
 	if err := os.Rename(fresh, target); err != nil {
 		return stateError(dir, err)
@@ -196,18 +196,26 @@ func newestSchema() (int64, error) {
 	return newest, nil
 }
 
-// setAside renames a database and the files that SQLite may have left beside it: its
-// log belongs to it and to no other.
+// setAside renames a database, if there is one, and the files that SQLite may have left
+// beside it: its log belongs to it and to no other. The database goes first: if this is
+// cut short a server refuses to start without it, and the next restore goes on here.
 func setAside(path string) error {
-	for _, suffix := range []string{"-wal", "-shm"} {
-		if err := removeIfThere(path + ".old" + suffix); err != nil {
-			return err
+	if _, err := os.Stat(path); err == nil {
+		for _, suffix := range []string{"-wal", "-shm"} {
+			if err := removeIfThere(path + oldSuffix + suffix); err != nil {
+				return err
+			}
 		}
-		if err := os.Rename(path+suffix, path+".old"+suffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := os.Rename(path, path+oldSuffix); err != nil {
 			return err
 		}
 	}
-	return os.Rename(path, path+".old")
+	for _, suffix := range []string{"-wal", "-shm"} {
+		if err := os.Rename(path+suffix, path+oldSuffix+suffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
 }
 
 func removeIfThere(path string) error {

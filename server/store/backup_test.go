@@ -97,6 +97,32 @@ func TestRestoreReplacesOnlyWhenForced(t *testing.T) {
 	require.NoError(t, store.Restore(t.Context(), path, dir, true), "and again")
 }
 
+// TestRestoreCutShort: a restore that died between its renames leaves no server that
+// starts with an empty database, and the next one finishes it.
+func TestRestoreCutShort(t *testing.T) {
+	dir, path := t.TempDir(), filepath.Join(t.TempDir(), "backup")
+	s, err := store.Open(t.Context(), dir)
+	require.NoError(t, err)
+	addUser(t, s, "ada", store.RoleAdmin)
+	require.NoError(t, store.Backup(t.Context(), dir, path))
+	require.NoError(t, s.Close())
+	database := filepath.Join(dir, "fairlead.db")
+	require.NoError(t, os.Rename(database, database+".old"))
+	require.NoError(t, os.WriteFile(database+"-wal", []byte("the log of the old one"), 0o600))
+
+	_, err = store.Open(t.Context(), dir)
+	requireOneSentence(t, err, "no database in "+dir+" but fairlead.db.old: a restore was cut short")
+	require.NoFileExists(t, database)
+	require.NoError(t, store.Restore(t.Context(), path, dir, false))
+	require.NoFileExists(t, database+"-wal")
+	require.FileExists(t, database+".old-wal", "the log goes where its database went")
+	s, err = store.Open(t.Context(), dir)
+	require.NoError(t, err)
+	_, err = s.UserByName(t.Context(), "ada")
+	require.NoError(t, err)
+	require.NoError(t, s.Close())
+}
+
 func TestBackupRefusals(t *testing.T) {
 	dir := t.TempDir()
 	s, err := store.Open(t.Context(), dir)

@@ -92,7 +92,7 @@ func (s *Store) RedeemCodeForAdmin(ctx context.Context, hash string, at time.Tim
 
 // redeem uses up a code and does what it is for, or neither.
 func (s *Store) redeem(ctx context.Context, hash string, at time.Time, do func(tx *sql.Tx) error) error {
-	return s.transact(ctx, func(tx *sql.Tx) error {
+	return s.withdraw(ctx, func(tx *sql.Tx) error {
 		err := affectOne(ctx, tx,
 			`UPDATE codes SET used_at = $1 WHERE hash = $2 AND used_at IS NULL AND expires_at > $1`,
 			micros(at), hash)

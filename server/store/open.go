@@ -61,6 +61,12 @@ func prepare(dir, path string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return stateError(dir, err)
 	}
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		if _, err := os.Stat(path + oldSuffix); err == nil {
+			return fmt.Errorf("there is no database in %s but %s: a restore was cut short; run it again, or move that file away to begin anew",
+				dir, databaseFile+oldSuffix)
+		}
+	}
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return stateError(dir, err)
@@ -99,7 +105,7 @@ func open(path string, release func() error) (*Store, error) {
 	}
 	read.SetMaxOpenConns(4)
 	read.SetMaxIdleConns(4) // opening one runs all the pragmas
-	return &Store{read: read, write: write, engine: engine{isUnique: sqliteUnique}, release: release}, nil
+	return &Store{read: read, write: write, engine: sqliteEngine, release: release}, nil
 }
 
 // migrate brings the schema to this binary's version, and refuses one that a newer
@@ -125,6 +131,12 @@ func (s *Store) migrate(ctx context.Context, path string) error {
 		return fmt.Errorf("migrate database %s: %w", path, err)
 	}
 	return nil
+}
+
+var sqliteEngine = engine{
+	isUnique:    sqliteUnique,
+	syncCommits: `PRAGMA synchronous = FULL`,
+	deferSyncs:  `PRAGMA synchronous = NORMAL`,
 }
 
 func sqliteUnique(err error) bool {

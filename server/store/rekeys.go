@@ -24,7 +24,7 @@ type Rekey struct {
 // [RekeyLife]. Until it does, the pinned key stays good. ErrConflict: no key is pinned
 // yet, so that the agent's first one will be anyway.
 func (s *Store) Rekey(ctx context.Context, workspaceID, by string, at time.Time) error {
-	return s.transact(ctx, func(tx *sql.Tx) error {
+	return s.withdraw(ctx, func(tx *sql.Tx) error {
 		var pinned string
 		err := tx.QueryRowContext(ctx, `SELECT ssh_host_key FROM workspaces WHERE id = $1`, workspaceID).Scan(&pinned)
 		if err == nil && pinned == "" {
@@ -73,7 +73,7 @@ func (s *Store) Rekeys(ctx context.Context, workspaceID string) ([]Rekey, error)
 // PinSSHHostKey pins key unless one is pinned already that no rekey lets go, and
 // returns the pinned one. ErrNotFound: no such workspace.
 func (s *Store) PinSSHHostKey(ctx context.Context, id, key string, at time.Time) (pinned string, err error) {
-	err = s.transact(ctx, func(tx *sql.Tx) error {
+	err = s.withdraw(ctx, func(tx *sql.Tx) error { // a key that was replaced must not come back
 		err := tx.QueryRowContext(ctx, `SELECT ssh_host_key FROM workspaces WHERE id = $1`, id).Scan(&pinned)
 		if err != nil {
 			return scanned(err)

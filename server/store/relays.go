@@ -125,7 +125,7 @@ func (s *Store) relay(ctx context.Context, where string, arg any) (Relay, error)
 
 // DeleteRelay removes a relay, or returns ErrNotFound.
 func (s *Store) DeleteRelay(ctx context.Context, id string) error {
-	if err := affectOne(ctx, s.write, `DELETE FROM relays WHERE id = $1`, id); err != nil {
+	if err := s.withdrawOne(ctx, `DELETE FROM relays WHERE id = $1`, id); err != nil {
 		return fmt.Errorf("delete relay: %w", err)
 	}
 	return nil

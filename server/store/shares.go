@@ -2,24 +2,33 @@ package store
 
 import (
 	"context"
+	"database/sql"
 	"fmt"
 	"time"
 )
 
 // Share lets a user reach a workspace of somebody else. To share twice is no error.
+// ErrNotFound: the workspace, or the user, is gone.
 func (s *Store) Share(ctx context.Context, workspaceID, userID string, at time.Time) error {
-	_, err := s.write.ExecContext(ctx,
-		`INSERT INTO shares (workspace_id, user_id, created_at) VALUES ($1, $2, $3)
-		 ON CONFLICT (workspace_id, user_id) DO NOTHING`, workspaceID, userID, micros(at))
-	if err != nil {
-		return fmt.Errorf("share workspace: %w", err)
-	}
-	return nil
+	return s.transact(ctx, func(tx *sql.Tx) error {
+		var one int
+		err := tx.QueryRowContext(ctx, `SELECT 1 FROM workspaces, users WHERE workspaces.id = $1 AND users.id = $2`,
+			workspaceID, userID).Scan(&one)
+		if err == nil {
+			_, err = tx.ExecContext(ctx,
+				`INSERT INTO shares (workspace_id, user_id, created_at) VALUES ($1, $2, $3)
+				 ON CONFLICT (workspace_id, user_id) DO NOTHING`, workspaceID, userID, micros(at))
+		}
+		if err != nil {
+			return fmt.Errorf("share workspace: %w", scanned(err))
+		}
+		return nil
+	})
 }
 
 // Unshare takes that back, or returns ErrNotFound.
 func (s *Store) Unshare(ctx context.Context, workspaceID, userID string) error {
-	err := affectOne(ctx, s.write, `DELETE FROM shares WHERE workspace_id = $1 AND user_id = $2`, workspaceID, userID)
+	err := s.withdrawOne(ctx, `DELETE FROM shares WHERE workspace_id = $1 AND user_id = $2`, workspaceID, userID)
 	if err != nil {
 		return fmt.Errorf("unshare workspace: %w", err)
 	}

@@ -31,6 +31,8 @@ type Store struct {
 type engine struct {
 	// isUnique reports whether err is a violated unique constraint.
 	isUnique func(err error) bool
+	// syncCommits makes a connection's commits wait for the disk; deferSyncs ends that.
+	syncCommits, deferSyncs string
 }
 
 // Close closes the database and releases the state directory. Call it once.
@@ -53,9 +55,41 @@ type queryer interface {
 	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
 }
 
-// transact runs fn in one write transaction: all of it, or nothing.
+// beginner is what *sql.DB and *sql.Conn share.
+type beginner interface {
+	BeginTx(ctx context.Context, opts *sql.TxOptions) (*sql.Tx, error)
+}
+
+// transact runs fn in one write transaction: all of it, or nothing. What it wrote
+// survives the end of the process; the next checkpoint, or withdrawal, makes it survive
+// a power cut.
 func (s *Store) transact(ctx context.Context, fn func(tx *sql.Tx) error) error {
-	tx, err := s.write.BeginTx(ctx, nil)
+	return transact(ctx, s.write, fn)
+}
+
+// withdraw is transact for what takes a right away: it is on the disk, with all that was
+// written before, when withdraw returns without an error.
+func (s *Store) withdraw(ctx context.Context, fn func(tx *sql.Tx) error) error {
+	conn, err := s.write.Conn(ctx) // the only one: other writers wait
+	if err != nil {
+		return fmt.Errorf("begin: %w", err)
+	}
+	defer conn.Close()
+	if _, err := conn.ExecContext(ctx, s.engine.syncCommits); err != nil {
+		return fmt.Errorf("begin: %w", err)
+	}
+	// Should this fail, the commits that follow cost more than they must.
+	defer func() { _, _ = conn.ExecContext(context.WithoutCancel(ctx), s.engine.deferSyncs) }()
+	return transact(ctx, conn, fn)
+}
+
+// withdrawOne is withdraw for one statement that must change a row; none is ErrNotFound.
+func (s *Store) withdrawOne(ctx context.Context, query string, args ...any) error {
+	return s.withdraw(ctx, func(tx *sql.Tx) error { return affectOne(ctx, tx, query, args...) })
+}
+
+func transact(ctx context.Context, db beginner, fn func(tx *sql.Tx) error) error {
+	tx, err := db.BeginTx(ctx, nil)
 	if err != nil {
 		return fmt.Errorf("begin: %w", err)
 	}

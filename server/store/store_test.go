@@ -202,6 +202,8 @@ func testShares(t *testing.T, s *store.Store) {
 	ada, bob := addUser(t, s, "ada", store.RoleMember), addUser(t, s, "bob", store.RoleMember)
 	dev := store.Workspace{ID: uuid.NewString(), OwnerID: ada.ID, OwnerName: "ada", Name: "dev", AgentTokenHash: "a1", CreatedAt: t0}
 	require.NoError(t, s.CreateWorkspace(ctx, dev))
+	require.ErrorIs(t, s.Share(ctx, "deleted", bob.ID, t0), store.ErrNotFound)
+	require.ErrorIs(t, s.Share(ctx, dev.ID, "nobody", t0), store.ErrNotFound)
 	reached := func(want int) {
 		t.Helper()
 		list, err := s.Workspaces(ctx, bob.ID)

@@ -125,7 +125,7 @@ func (s *Store) TouchToken(ctx context.Context, id string, at time.Time) error {
 
 // DeleteToken removes a token, or returns ErrNotFound.
 func (s *Store) DeleteToken(ctx context.Context, id string) error {
-	if err := affectOne(ctx, s.write, `DELETE FROM tokens WHERE id = $1`, id); err != nil {
+	if err := s.withdrawOne(ctx, `DELETE FROM tokens WHERE id = $1`, id); err != nil {
 		return fmt.Errorf("delete token: %w", err)
 	}
 	return nil
@@ -134,7 +134,7 @@ func (s *Store) DeleteToken(ctx context.Context, id string) error {
 // ReplaceToken stores t and removes the user's older tokens of the same label, so that
 // something which needs a token at every start does not collect them.
 func (s *Store) ReplaceToken(ctx context.Context, t Token) error {
-	return s.transact(ctx, func(tx *sql.Tx) error {
+	return s.withdraw(ctx, func(tx *sql.Tx) error {
 		if _, err := tx.ExecContext(ctx, `DELETE FROM tokens WHERE user_id = $1 AND label = $2`, t.UserID, t.Label); err != nil {
 			return fmt.Errorf("replace token: %w", err)
 		}

@@ -127,7 +127,7 @@ var ErrLastAdmin = errors.New("the last admin must stay")
 // as stored. ErrNotFound: no such user. ErrLastAdmin: nobody would be left to administer
 // the server.
 func (s *Store) UpdateUser(ctx context.Context, id string, change func(*User)) (u User, err error) {
-	err = s.transact(ctx, func(tx *sql.Tx) error {
+	err = s.withdraw(ctx, func(tx *sql.Tx) error {
 		if u, err = user(ctx, tx, ` WHERE id = $1`, id); err != nil {
 			return err
 		}

@@ -132,7 +132,7 @@ func (s *Store) Workspaces(ctx context.Context, userID string) ([]Workspace, err
 
 // DeleteWorkspace removes a workspace with its shares, or returns ErrNotFound.
 func (s *Store) DeleteWorkspace(ctx context.Context, id string) error {
-	if err := affectOne(ctx, s.write, `DELETE FROM workspaces WHERE id = $1`, id); err != nil {
+	if err := s.withdrawOne(ctx, `DELETE FROM workspaces WHERE id = $1`, id); err != nil {
 		return fmt.Errorf("delete workspace: %w", err)
 	}
 	return nil
@@ -140,7 +140,7 @@ func (s *Store) DeleteWorkspace(ctx context.Context, id string) error {
 
 // SetAgentToken replaces the agent token of a workspace, or returns ErrNotFound.
 func (s *Store) SetAgentToken(ctx context.Context, id, hash string) error {
-	if err := affectOne(ctx, s.write, `UPDATE workspaces SET agent_token_hash = $1 WHERE id = $2`, hash, id); err != nil {
+	if err := s.withdrawOne(ctx, `UPDATE workspaces SET agent_token_hash = $1 WHERE id = $2`, hash, id); err != nil {
 		return fmt.Errorf("set agent token: %w", err)
 	}
 	return nil

@@ -14,11 +14,9 @@ import (
 
 // Bounds on what a node may say of itself and ask for.
 const (
-	maxEndpoints     = 64
-	maxEndpointText  = 64 // bytes; the longest IPv6 address and port have 47
-	maxHomeRelay     = 1<<16 - 1
-	maxWorkspaceText = 256  // bytes of a workspace's name or id
-	maxAnnounced     = 4096 // peers in one announcement
+	maxEndpointText = 64 // bytes; the longest IPv6 address and port have 47
+	maxHomeRelay    = 1<<16 - 1
+	maxAnnounced    = 4096 // peers in one announcement
 )
 
 // challenge is one stream's question to a node, good for one answer.
@@ -73,8 +71,8 @@ func checkSelf(n *proto.Node, key proto.NodeKey) (*proto.Node, error) {
 	if n.GetHomeRelay() < 0 || n.GetHomeRelay() > maxHomeRelay {
 		return nil, fmt.Errorf("check node: home relay %d is out of range", n.GetHomeRelay())
 	}
-	if len(n.GetEndpoints()) > maxEndpoints {
-		return nil, fmt.Errorf("check node: %d endpoints, at most %d", len(n.GetEndpoints()), maxEndpoints)
+	if len(n.GetEndpoints()) > proto.MaxEndpoints {
+		return nil, fmt.Errorf("check node: %d endpoints, at most %d", len(n.GetEndpoints()), proto.MaxEndpoints)
 	}
 	clean := &proto.Node{Key: key.Bytes(), DiscoKey: n.GetDiscoKey(), HomeRelay: n.GetHomeRelay()}
 	for _, text := range n.GetEndpoints() {

@@ -115,7 +115,7 @@ func TestLongWorkspaceNameIsNotEchoed(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	client := w.join(clientLink("alice"), newKey())
-	client.addTunnel(strings.Repeat("x", maxWorkspaceText+1))
+	client.addTunnel(strings.Repeat("x", proto.MaxWorkspaceText+1))
 	require.Equal(t, codes.InvalidArgument, status.Code(client.ended()))
 }
 
@@ -131,7 +131,7 @@ func TestSelfIsChecked(t *testing.T) {
 		"multicast":        func(n *proto.Node) { n.Endpoints = []string{"224.0.0.1:9"} },
 		"mapped any":       func(n *proto.Node) { n.Endpoints = []string{"[::ffff:0.0.0.0]:9"} },
 		"a long endpoint":  func(n *proto.Node) { n.Endpoints = []string{"[fe80::1%" + strings.Repeat("x", 99) + "]:9"} },
-		"many endpoints":   func(n *proto.Node) { n.Endpoints = make([]string, maxEndpoints+1) },
+		"many endpoints":   func(n *proto.Node) { n.Endpoints = make([]string, proto.MaxEndpoints+1) },
 		"a negative relay": func(n *proto.Node) { n.HomeRelay = -1 },
 	}
 	for name, spoil := range cases {

@@ -40,7 +40,7 @@ func FuzzRequest(f *testing.F) {
 			return
 		}
 		require.Equal(t, k.public[:], n.GetKey())
-		require.LessOrEqual(t, len(n.GetEndpoints()), maxEndpoints)
+		require.LessOrEqual(t, len(n.GetEndpoints()), proto.MaxEndpoints)
 		for _, ep := range n.GetEndpoints() {
 			ep, err := netip.ParseAddrPort(ep)
 			require.NoError(t, err)
@@ -57,7 +57,7 @@ func FuzzRequest(f *testing.F) {
 // signature the form is checked.
 func FuzzGrant(f *testing.F) {
 	key, now := [32]byte{1}, time.Unix(1_800_000_000, 0)
-	g := grant{client: proto.NodeKey{1}, agent: proto.NodeKey{2}, user: "u", principal: "ada", workspace: "w", issued: now, expires: now.Add(GrantLife)}
+	g := grant{client: proto.NodeKey{1}, agent: proto.NodeKey{2}, user: "u", principal: "ada", workspace: "w", issued: now, expires: now.Add(proto.GrantLife)}
 	good := g.seal(key)
 	f.Add(good)
 	f.Add(good[:len(good)-1])

@@ -11,9 +11,6 @@ import (
 	"fairlead.dev/fairlead/tailnet/proto"
 )
 
-// GrantLife is how long a grant permits a pair of nodes without renewal.
-const GrantLife = 24 * time.Hour
-
 const (
 	grantVersion  = 2
 	grantContext  = "fairlead tunnel grant v2\x00"

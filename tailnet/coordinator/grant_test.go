@@ -19,14 +19,14 @@ func TestGrantRoundTrip(t *testing.T) {
 	issued := time.Unix(1_700_000_000, 0)
 	g := grant{
 		client: newKey().node(), agent: newKey().node(), user: "u1", principal: "alice", workspace: "w1", token: "t1",
-		issued: issued, expires: issued.Add(GrantLife),
+		issued: issued, expires: issued.Add(proto.GrantLife),
 	}
 	sealed := g.seal(signer)
-	got, err := openGrant(signer, sealed, issued.Add(GrantLife-time.Second))
+	got, err := openGrant(signer, sealed, issued.Add(proto.GrantLife-time.Second))
 	require.NoError(t, err)
 	require.Equal(t, g, got)
 
-	_, err = openGrant(signer, sealed, issued.Add(GrantLife))
+	_, err = openGrant(signer, sealed, issued.Add(proto.GrantLife))
 	require.Error(t, err, "lapsed")
 	_, err = openGrant([32]byte{8}, sealed, issued)
 	require.ErrorIs(t, err, errBadGrant, "of another server")
@@ -230,7 +230,7 @@ func TestRenewalEveryTwelveHours(t *testing.T) {
 		require.Equal(t, renewed[agent], renewed[client])
 		g, err := openGrant(w.cfg.GrantKey, renewed[client], time.Now())
 		require.NoError(t, err)
-		require.InDelta(t, GrantLife, time.Until(g.expires), float64(2*tickInterval))
+		require.InDelta(t, proto.GrantLife, time.Until(g.expires), float64(2*tickInterval))
 		require.NotEqual(t, atClient, renewed[client])
 
 		// The client dies. Its peer lapses at the agent, a day after the last renewal.
@@ -248,7 +248,7 @@ func TestRenewalEveryTwelveHours(t *testing.T) {
 			require.Equal(t, disconnect.AuthExpired, wire.ToGoodbye(m.GetPeerUpdate().GetGoodbye()).Reason)
 			break
 		}
-		require.InDelta(t, renewInterval+GrantLife, time.Since(start), float64(4*tickInterval))
+		require.InDelta(t, renewInterval+proto.GrantLife, time.Since(start), float64(4*tickInterval))
 		w.stop()
 		require.Empty(t, w.members, "nothing is left of either")
 	})

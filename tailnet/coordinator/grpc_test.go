@@ -55,7 +55,7 @@ func TestSlowStreamOverARealLink(t *testing.T) {
 	require.NoError(t, stream.Send(newKey().proof(first.GetChallenge())))
 
 	ask := &proto.CoordinateRequest{Request: &proto.CoordinateRequest_AddTunnel{
-		AddTunnel: &proto.AddTunnel{Workspace: strings.Repeat("x", maxWorkspaceText)},
+		AddTunnel: &proto.AddTunnel{Workspace: strings.Repeat("x", proto.MaxWorkspaceText)},
 	}}
 	for stream.Send(ask) == nil && ctx.Err() == nil && len(rec.Endings()) == 0 {
 	}

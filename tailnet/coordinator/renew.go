@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"fairlead.dev/fairlead/disconnect"
+	"fairlead.dev/fairlead/tailnet/proto"
 )
 
 // renewLoop keeps relay tokens and grants from lapsing, asks again for rights that
@@ -49,7 +50,7 @@ func (c *Coordinator) renewStreams() (due []*tunnel, wait time.Duration) {
 		}
 	}
 	for id, rec := range c.agents {
-		if rec.session == nil && now.Sub(rec.since) > GrantLife && !rec.presence.GetOnline() {
+		if rec.session == nil && now.Sub(rec.since) > proto.GrantLife && !rec.presence.GetOnline() {
 			delete(c.agents, id) // nobody can have a tunnel to it any more
 		}
 	}

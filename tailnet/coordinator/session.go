@@ -264,8 +264,8 @@ func (s *session) handle(req *proto.CoordinateRequest) error {
 		s.c.updateSelf(s, node)
 	case *proto.CoordinateRequest_AddTunnel:
 		workspace := m.AddTunnel.GetWorkspace()
-		if len(workspace) > maxWorkspaceText { // the answer would hold it, perhaps many times
-			return fmt.Errorf("add tunnel: a workspace's name of %d bytes, at most %d", len(workspace), maxWorkspaceText)
+		if len(workspace) > proto.MaxWorkspaceText { // the answer would hold it, perhaps many times
+			return fmt.Errorf("add tunnel: a workspace's name of %d bytes, at most %d", len(workspace), proto.MaxWorkspaceText)
 		}
 		if s.asks.Wait(s.ctx) != nil {
 			return nil // the stream has ended

@@ -114,7 +114,7 @@ func (c *Coordinator) issueLocked(t *tunnel, now time.Time) {
 	g := grant{
 		client: t.client.key, agent: t.agent.key,
 		user: t.identity.ID, principal: t.identity.Principal, workspace: t.workspace, token: t.identity.TokenID,
-		issued: now, expires: notAfter(now.Add(GrantLife), t.until),
+		issued: now, expires: notAfter(now.Add(proto.GrantLife), t.until),
 	}
 	t.grant = g.seal(c.cfg.GrantKey)
 	t.expires = g.expires

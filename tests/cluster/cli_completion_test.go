@@ -25,6 +25,7 @@ func TestCompletion(t *testing.T) {
 	})
 	t.Run("flags", func(t *testing.T) {
 		require.Equal(t, "table\njson\n:4\n", s.Run("__complete", "ls", "--output", "").Stdout)
+		require.Equal(t, "member\nadmin\n:4\n", s.Run("__complete", "user", "role", "bob", "").Stdout)
 		require.Equal(t, "default\t"+s.URL+"\n:4\n", s.Run("__complete", "ssh", "--profile", "").Stdout)
 	})
 	t.Run("commands", func(t *testing.T) {

@@ -113,8 +113,11 @@ func TestUnits(t *testing.T) {
 		here := strings.ReplaceAll(string(text), "/usr/bin/fairlead", site.Binary) // which verify looks for
 		name := strings.Replace(filepath.Base(unit), "@", "@root", 1)
 		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte(here), 0o600))
+		if withTLS := strings.NewReplacer("#LoadCredential", "LoadCredential", "#Environment", "Environment").Replace(here); withTLS != here {
+			require.NoError(t, os.WriteFile(filepath.Join(dir, "tls-"+name), []byte(withTLS), 0o600))
+		}
 	}
-	for _, name := range []string{"fairlead-server.service", "fairlead-server.socket", "fairlead-agent@root.service", "fairlead-relay.service"} {
+	for _, name := range []string{"fairlead-server.service", "fairlead-server.socket", "fairlead-agent@root.service", "fairlead-relay.service", "tls-fairlead-server.service", "tls-fairlead-relay.service"} {
 		r := h.Execute(nil, analyze, "verify", "--man=no", "--recursive-errors=no", filepath.Join(dir, name))
 		require.Equal(t, 0, r.Code, r.Stderr)
 		require.NotContains(t, r.Stderr, dir, "a line that systemd does not know")

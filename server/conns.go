@@ -1,0 +1,132 @@
+package server
+
+import (
+	"container/list"
+	"crypto/tls"
+	"net"
+	"net/http"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+)
+
+// httpConns knows the connections that are not (yet) a control link or a relay's, and
+// bounds how many one address has. A newcomer beyond that takes the place of the one
+// that has been idle for longest, which a client opens anew when it needs it: who lives
+// behind one address with many others is not locked out.
+//
+// It also knows which of them have not sent a whole request yet. On shutdown net/http
+// waits for those as if they were at work; a port scan, or a browser that connects ahead
+// of need, would hold up every stop.
+type httpConns struct {
+	// exempt are the addresses that stand for many: trusted proxies.
+	exempt func(netip.Addr) bool
+
+	mu      sync.Mutex // guards conns, sources and over
+	conns   map[net.Conn]*httpConn
+	sources map[netip.Prefix]*httpSource
+	over    bool
+
+	silent atomic.Int64 // how many ended without a whole request
+}
+
+// httpConn is one connection.
+type httpConn struct {
+	from  netip.Prefix
+	fresh bool          // it has not sent a whole request
+	idle  *list.Element // its place in its source's idle; nil while it is not idle
+}
+
+// httpSource is one address.
+type httpSource struct {
+	conns int
+	idle  list.List // of net.Conn, the longest idle first
+}
+
+// note is the server's ConnState hook.
+func (h *httpConns) note(conn net.Conn, state http.ConnState) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if state == http.StateNew {
+		h.addLocked(conn)
+		return
+	}
+	c := h.conns[conn]
+	if c == nil {
+		return // it was refused
+	}
+	src := h.sources[c.from]
+	if c.idle != nil {
+		src.idle.Remove(c.idle)
+		c.idle = nil
+	}
+	switch state {
+	case http.StateActive:
+		c.fresh = false
+	case http.StateIdle:
+		c.fresh, c.idle = false, src.idle.PushBack(conn)
+	case http.StateHijacked, http.StateClosed:
+		if c.fresh && state == http.StateClosed {
+			h.silent.Add(1)
+		}
+		delete(h.conns, conn)
+		if src.conns--; src.conns == 0 {
+			delete(h.sources, c.from)
+		}
+	}
+}
+
+func (h *httpConns) addLocked(conn net.Conn) {
+	remote := conn.RemoteAddr().String()
+	from := source(remote)
+	src := h.sources[from]
+	full := src != nil && src.conns >= maxConns && !h.exempted(remote)
+	switch {
+	case h.over:
+		_ = conn.Close() // nobody listens on either side
+		return
+	case full && src.idle.Len() == 0:
+		h.silent.Add(1)
+		_ = conn.Close() // one address takes it all
+		return
+	case full:
+		h.makeRoomLocked(src)
+	}
+	if src == nil {
+		if h.conns == nil {
+			h.conns, h.sources = make(map[net.Conn]*httpConn), make(map[netip.Prefix]*httpSource)
+		}
+		src = &httpSource{}
+		h.sources[from] = src
+	}
+	src.conns++
+	h.conns[conn] = &httpConn{from: from, fresh: true}
+}
+
+func (h *httpConns) exempted(remote string) bool {
+	addr, _ := netip.ParseAddrPort(remote)
+	return h.exempt != nil && h.exempt(addr.Addr())
+}
+
+// makeRoomLocked closes the connection of src that has been idle for longest. It
+// counts until net/http has noticed.
+func (h *httpConns) makeRoomLocked(src *httpSource) {
+	conn := src.idle.Remove(src.idle.Front()).(net.Conn)
+	h.conns[conn].idle = nil
+	if secure, ok := conn.(*tls.Conn); ok {
+		conn = secure.NetConn() // to say goodbye might take time, and nobody must wait
+	}
+	_ = conn.Close()
+}
+
+// close closes the fresh ones, and every one that comes after.
+func (h *httpConns) close() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.over = true
+	for conn, c := range h.conns {
+		if c.fresh {
+			_ = conn.Close() // nothing was said, nothing is lost
+		}
+	}
+}
