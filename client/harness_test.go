@@ -43,6 +43,7 @@ type testAgent struct {
 	compAt  string
 	tasks   sync.WaitGroup
 	ended   chan disconnect.Attribution // the agent's view of each session's end
+	onBegin atomic.Pointer[func()]      // called when a session begins, before its client knows
 
 	mu    sync.Mutex // guards conns
 	conns []net.Conn // accepted ones
@@ -73,6 +74,9 @@ func startAgent(t *testing.T, instance string) *testAgent {
 		Track: func(s agentssh.Session) (string, func(agentssh.Ended)) {
 			id, client := uuid.NewString(), s.RemoteAddr.(*net.TCPAddr).AddrPort()
 			a.host.Flow(client, id)
+			if f := a.onBegin.Load(); f != nil {
+				(*f)()
+			}
 			return id, func(e agentssh.Ended) {
 				a.host.Ended(client, id, e.Attribution, e.ExitCode)
 				a.ended <- e.Attribution

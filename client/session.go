@@ -131,13 +131,15 @@ func (w *Workspace) runSession(ctx context.Context, options SessionOptions) Sess
 	defer s.tasks.Wait()
 	defer close(s.over)
 	defer conn.close()
-	stop := context.AfterFunc(ctx, func() { _ = conn.raw.Close() })
+	there, stop := w.whileThere(ctx)
+	defer stop()
+	uncut := context.AfterFunc(there, func() { _ = conn.raw.Close() })
 	requests, err := s.start()
-	if !stop() {
-		err = context.Cause(ctx)
+	if !uncut() {
+		err = context.Cause(there)
 	}
 	if err != nil {
-		return notBegun(s.notStarted(ctx, err))
+		return notBegun(s.notStarted(there, err))
 	}
 	s.serve(requests)
 	s.await(ctx)

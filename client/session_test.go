@@ -280,6 +280,26 @@ func TestOutageLimit(t *testing.T) {
 	require.Equal(t, disconnect.NetworkTimeout, a.Reason, a.String())
 }
 
+// TestAgentIsGoneBeforeTheSessionBegan: nobody answers, and the transport does not fail
+// either. Nothing waits for ever.
+func TestAgentIsGoneBeforeTheSessionBegan(t *testing.T) {
+	for _, when := range []string{"handshake", "request"} {
+		t.Run(when, func(t *testing.T) {
+			b := open(t)
+			gone := func() { b.path.hole.Store(true) }
+			if when == "request" {
+				b.agent.onBegin.Store(&gone)
+			} else {
+				gone()
+			}
+			_, ended := b.run(t.Context(), SessionOptions{Command: "sleep 60"})
+			end := <-ended
+			b.requireEnd(t, end, 255, disconnect.NetworkTimeout, disconnect.Network, "nothing heard from the agent for 2s")
+			require.ErrorContains(t, end.Err, "nothing heard from the agent")
+		})
+	}
+}
+
 func TestLeavingASilentAgentIsNotAChoice(t *testing.T) {
 	b := open(t)
 	ctx, cancel := context.WithCancel(t.Context())

@@ -137,11 +137,32 @@ func (w *Workspace) SSH(ctx context.Context) (*ssh.Client, error) {
 }
 
 func (w *Workspace) connect(ctx context.Context) (*sshConn, error) {
+	ctx, stop := w.whileThere(ctx)
+	defer stop()
 	nc, err := w.DialSSH(ctx)
 	if err != nil {
 		return nil, err
 	}
 	return handshake(ctx, nc, w.config.name, w.config.hostKey)
+}
+
+// whileThere returns a context that also ends when the workspace does, with its ending as
+// the cause. A transport to an agent that is gone need never fail by itself, so whoever
+// waits for it waits with this. Call stop.
+func (w *Workspace) whileThere(ctx context.Context) (there context.Context, stop func()) {
+	there, cancel := context.WithCancelCause(ctx)
+	var watching sync.WaitGroup
+	watching.Go(func() {
+		select {
+		case <-w.watch.Done():
+			cancel(&disconnect.EndedError{Attribution: w.watch.Ending()})
+		case <-there.Done():
+		}
+	})
+	return there, func() {
+		cancel(nil)
+		watching.Wait()
+	}
 }
 
 // Goodbye leaves the workspace: it records g as the cause unless the end came
