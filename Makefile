@@ -49,6 +49,12 @@ fuzz: ## every parser of bytes from the network, for FUZZTIME each
 bench: build ## measure beside stock OpenSSH; docs/performance.md explains the figures
 	$(GO) run -tags $(TAGS) ./tests/bench -binary $(BINARY)
 
+# Some minutes. SOAK="-soak.seed N" repeats a schedule.
+.PHONY: soak
+soak: build ## kill agents 100 times and servers 20 times, and see that the connection log is whole
+	$(GO) test -tags $(TAGS) -count 1 -timeout 60m -v ./tests/soak -run '^TestSoak$$' \
+		-soak.binary $(CURDIR)/$(BINARY) -soak.agents 100 -soak.servers 20 -soak.clients 6 $(SOAK)
+
 .PHONY: check
 check: vet staticcheck house generated linked versions ## everything CI wants besides the tests
 	@echo "check: all is well"

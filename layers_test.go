@@ -79,6 +79,7 @@ var testPackages = map[string]int{
 	"tests/threat":  9,
 	"tests/proxy":   9,
 	"tests/bench":   9,
+	"tests/soak":    9,
 	"tests/faults":  9,
 }
 

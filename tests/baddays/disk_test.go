@@ -127,6 +127,33 @@ func TestAgentDiskFull(t *testing.T) {
 		site.Eventually(t, "the log to go on", func() bool { return strings.Contains(tail(t, d.file("agent.log")), "ssh session closed") })
 		d.p.Stop()
 	})
+	t.Run("its record", func(t *testing.T) {
+		h := s.With(t)
+		state := h.Path("record")
+		d := onDisk(t, h, state, h.Path("agent"), "1m", "agent", s.URL, "--token-file", s.AgentToken, "--state-dir", state, "--log-format", "json")
+		s.AwaitAgent("online")
+		sessions := 0
+		degrade := func(times int) {
+			d.fill()
+			for strings.Count(d.p.Stderr.String(), `"journal holds records in memory only, the disk does not take them"`) < times {
+				require.Less(t, sessions, 60, "the journal's file has room for them all")
+				require.Equal(t, "works\n", h.Must("ssh", "dev", "--env", fmt.Sprintf("FAIRLEAD_APP=full%d", sessions), "--", "echo works"))
+				sessions++
+			}
+		}
+		degrade(1)
+		site.Eventually(t, "an ending of each", func() bool {
+			return strings.Count(h.Must("connections", "--status", "closed", "--output", "csv"), ",full") == sessions
+		})
+		d.free()
+		d.p.Stderr.AwaitText(t, `"journal is on the disk again"`)
+		require.Equal(t, 2, strings.Count(d.p.Stderr.String(), `"journal `), "told once, and once that it is over")
+		degrade(2)
+		site.Eventually(t, "the last ending", func() bool {
+			return strings.Count(h.Must("connections", "--status", "closed", "--output", "csv"), ",full") == sessions
+		})
+		d.p.Stop() // the server has everything: nothing is lost
+	})
 	t.Run("without keys", func(t *testing.T) {
 		h := s.With(t)
 		state := h.Path("bare")

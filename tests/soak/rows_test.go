@@ -1,0 +1,166 @@
+package soak
+
+import (
+	"fmt"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"fairlead.dev/fairlead/tests/site"
+)
+
+// fields are the words of an ending, as a log line and a row both have them.
+type fields struct {
+	connectType, reason, initiator string
+	expected                       bool
+	detail                         string
+	exit                           int // -1: none
+}
+
+func ofRow(r row) fields {
+	f := fields{r.ConnectType, *r.Reason, *r.Initiator, *r.Expected, *r.Detail, -1}
+	if r.ExitCode != nil {
+		f.exit = *r.ExitCode
+	}
+	return f
+}
+
+func ofLine(record map[string]any) fields {
+	text := func(key string) string { s, _ := record[key].(string); return s }
+	f := fields{
+		text("connect_type"), text("disconnect_reason"), text("disconnect_initiator"),
+		record["disconnect_expected"] == true, text("disconnect_detail"), -1,
+	}
+	if code, ok := record["exit_code"].(float64); ok {
+		f.exit = int(code)
+	}
+	return f
+}
+
+// named is a session whose row its test finds by the name of its app.
+type named struct {
+	t   *testing.T
+	s   *site.Site
+	app string
+	p   *site.Process
+}
+
+func begin(t *testing.T, s *site.Site, app, command string) *named {
+	t.Helper()
+	p := s.Start("ssh", "dev", "--env", "FAIRLEAD_APP="+app, "--outage-limit", "4s", "--", "echo begun; "+command)
+	p.Stdout.AwaitText(t, "begun")
+	return &named{t, s, app, p}
+}
+
+// row waits until the session's row is closed; there is one.
+func (n *named) row() row {
+	n.t.Helper()
+	var found []row
+	site.Eventually(n.t, "a closed row of "+n.app, func() bool {
+		found = nil
+		for _, r := range connections(n.t, n.s) {
+			if r.App == n.app {
+				found = append(found, r)
+			}
+		}
+		return len(found) == 1 && found[0].Status == "closed"
+	})
+	checkWords(n.t, found[0])
+	return found[0]
+}
+
+// lines are the agent's own about the session of a row.
+func lines(t *testing.T, agent *site.Process, r row) (all []map[string]any) {
+	t.Helper()
+	for _, record := range agent.Stderr.Endings(t, "ssh session closed") {
+		if record["connection_id"] == r.ID {
+			all = append(all, record)
+		}
+	}
+	return all
+}
+
+// TestRowsSayWhatTheAgentSaw: of every way in which a session ends, the stored row and
+// the agent's line have the same words, and there is one of each.
+func TestRowsSayWhatTheAgentSaw(t *testing.T) {
+	t.Parallel()
+	s := site.New(t, "--outage-limit", "4s")
+	const client, agent = "agent_to_client", "server_to_agent"
+	for _, tc := range []struct {
+		app, command string
+		end          func(*named)
+		want         fields
+	}{
+		{"zero", "exit 0", nil, fields{client, "graceful", "agent", true, "normal exit", 0}},
+		{"three", "exit 3", nil, fields{client, "process_exited", "agent", true, "process exited with error status: 3", 3}},
+		{"signal", "kill -9 $$", nil, fields{client, "process_signaled", "agent", false, "process killed by signal: SIGKILL", 137}},
+		{"missing", "/does/not/exist", nil, fields{client, "process_exited", "agent", true, "process exited with error status: 127 (not_found)", 127}},
+		{"told", "exec sleep 60", func(n *named) { n.p.Signal(syscall.SIGTERM) },
+			fields{client, "client_closed", "client", true, "the client was told to stop", -1}},
+		{"hung-up", "exec sleep 60", func(n *named) { n.p.Signal(syscall.SIGHUP) },
+			fields{client, "client_closed", "client", true, "the client was told to stop", -1}},
+		{"lost", "exec sleep 60", func(n *named) { n.p.Kill() },
+			fields{client, "network_timeout", "network", false, "", -1}},
+		{"after-the-server", "sleep 3; exit 5", func(n *named) { n.s.Server.Kill(); n.s.StartServer() },
+			fields{client, "process_exited", "agent", true, "process exited with error status: 5", 5}},
+	} {
+		t.Run(tc.app, func(t *testing.T) {
+			n := begin(t, s, tc.app, tc.command)
+			if tc.end != nil {
+				tc.end(n)
+			}
+			r := n.row()
+			got := lines(t, s.Agent, r)
+			require.Len(t, got, 1)
+			require.Equal(t, ofLine(got[0]), ofRow(r))
+			if tc.want.detail == "" {
+				tc.want.detail = *r.Detail
+			}
+			require.Equal(t, tc.want, ofRow(r))
+		})
+	}
+
+	t.Run("a stop comes later than the end", func(t *testing.T) {
+		ended, open := begin(t, s, "ended", "sleep 0.2; exit 6"), begin(t, s, "open", "exec sleep 60")
+		require.Equal(t, 6, ended.p.Wait())
+		former := s.Agent
+		former.Stop()
+		s.StartAgent("--outage-limit", "4s")
+		require.Equal(t, fields{client, "process_exited", "agent", true, "process exited with error status: 6", 6}, ofRow(ended.row()))
+		r := open.row()
+		got := lines(t, former, r)
+		require.Len(t, got, 1)
+		require.Equal(t, ofLine(got[0]), ofRow(r))
+		require.Equal(t, fields{client, "server_shutdown", "agent", true, "the agent is stopping", -1}, ofRow(r))
+	})
+	t.Run("the agent dies", func(t *testing.T) {
+		n := begin(t, s, "orphan", "exec sleep 20")
+		before := time.Now()
+		s.Agent.Kill()
+		s.StartAgent("--outage-limit", "4s")
+		r := n.row()
+		require.Equal(t, fields{client, "peer_crashed", "agent", false, "the agent died without a goodbye", -1}, ofRow(r))
+		require.WithinDuration(t, before, *r.DisconnectedAt, 7*time.Second)
+		require.Equal(t, 255, n.p.Wait())
+	})
+	t.Run("links", func(t *testing.T) {
+		s.Server.Stop()
+		s.StartServer()
+		s.AwaitAgent("online")
+		s.Agent.Stop()
+		var reasons []string
+		site.Eventually(t, "no open link", func() bool { return len(open(connections(t, s))) == 0 })
+		for _, r := range connections(t, s) {
+			checkWords(t, r)
+			if r.ConnectType == agent {
+				reasons = append(reasons, fmt.Sprint(*r.Reason, " ", *r.Initiator))
+			}
+		}
+		require.Equal(t, []string{ // the newest first
+			"server_shutdown agent", "server_shutdown server", "network_error network",
+			"server_shutdown agent", "peer_crashed server",
+		}, reasons)
+	})
+}
