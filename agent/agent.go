@@ -195,7 +195,7 @@ func (a *agent) init() error {
 		Logger:       a.logger.With("part", "tailnet"),
 		DialRelay:    a.relay.Dial,
 		ForceRelay:   a.opts.ForceRelay,
-		AllowInbound: []uint16{proto.SSHPort, proto.CompanionPort},
+		AllowInbound: []uint16{proto.SSHPort, proto.CompanionPort, proto.APIPort},
 	})
 	if err != nil {
 		return fmt.Errorf("join the tailnet: %w", err)
@@ -230,6 +230,7 @@ func (a *agent) start() {
 	a.routines.Go(a.serveSSH)
 	a.routines.Go(a.serveCompanion)
 	a.routines.Go(func() { a.signLife(a.hardCtx) })
+	a.routines.Go(a.serveAPI)
 	a.routines.Go(func() {
 		defer close(a.loopDone)
 		a.runLoop()
@@ -239,7 +240,7 @@ func (a *agent) start() {
 // directory is where sessions start; "" before the first manifest.
 func (a *agent) directory() string {
 	if m := a.manifest.Load(); m != nil {
-		return m.Directory
+		return agentssh.Directory(m.Directory)
 	}
 	return ""
 }

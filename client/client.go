@@ -309,7 +309,7 @@ func (c *Client) workspaceConfig(name string, tunnel tailnet.Tunnel) workspaceCo
 	}
 	return workspaceConfig{
 		name: name, hostKey: hostKey,
-		dialSSH: dial(agentproto.SSHPort), dialCompanion: dial(agentproto.CompanionPort),
+		dialSSH: dial(agentproto.SSHPort), dialCompanion: dial(agentproto.CompanionPort), dialAPI: dial(agentproto.APIPort),
 		packets:  peerPackets{c.node, tunnel.Key},
 		instance: c.options.Instance, version: c.options.Version,
 		logger: c.logger, outageLimit: c.options.OutageLimit,

@@ -19,14 +19,14 @@ import (
 // reachable.
 const connectTimeout = 15 * time.Second
 
-// workspaceConfig is what a Workspace needs of the world: two ways to dial, and the
-// path below them.
+// workspaceConfig is what a Workspace needs of the world: ways to dial, and the path
+// below them.
 type workspaceConfig struct {
 	name    string
 	hostKey ssh.PublicKey // nil when the server has none pinned; then nothing is accepted
 
-	dialSSH, dialCompanion func(ctx context.Context) (net.Conn, error)
-	packets                packets
+	dialSSH, dialCompanion, dialAPI func(ctx context.Context) (net.Conn, error)
+	packets                         packets
 
 	instance, version string
 	logger            *slog.Logger

@@ -1,7 +1,14 @@
-// Package agentcontextconfig tells coding agents where the workspace keeps their
-// context: instruction files, skills and MCP server definitions. Paths are resolved
+// Package agentcontextconfig finds what a workspace has to tell coding agents:
+// instruction files, skills, and where MCP server definitions lie. Paths are resolved
 // on every call against the directory of the agent's current manifest, so that a
-// manifest that changes on reconnection is followed. It reads none of those files.
+// manifest that changes on reconnection is followed.
+//
+// What it reads may be a stranger's: a repository that somebody cloned. So it reads
+// regular files only, follows no link out of the directory that it was told to look in,
+// takes a bounded time and memory, and gives nothing that a person would not see.
+//
+// It serves nothing (package agent does), and does not read MCP server definitions,
+// which may hold secrets.
 package agentcontextconfig
 
 import (
@@ -22,6 +29,7 @@ const (
 
 // Defaults for what a [Config] leaves empty.
 const (
+	DefaultInstructionsDirs = "." // the manifest's directory
 	DefaultInstructionsFile = "AGENTS.md"
 	DefaultSkillsDirs       = ".agents/skills"
 	DefaultSkillMetaFile    = "SKILL.md"
@@ -66,6 +74,9 @@ type API struct {
 // NewAPI returns an API that resolves relative paths against workingDir, which it
 // asks on every call and which may answer "" while the directory is not known.
 func NewAPI(workingDir func() string, config Config) *API {
+	if config.InstructionsDirs == "" {
+		config.InstructionsDirs = DefaultInstructionsDirs
+	}
 	if config.InstructionsFile == "" {
 		config.InstructionsFile = DefaultInstructionsFile
 	}
@@ -91,12 +102,33 @@ func (a *API) MCPConfigFiles() []string {
 // left out while dir is unknown.
 func resolve(dir, list string) []string {
 	paths := []string{}
-	for entry := range strings.SplitSeq(list, ",") {
-		if path, ok := absolute(dir, strings.TrimSpace(entry)); ok {
-			paths = append(paths, path)
-		}
+	for _, p := range places(dir, list) {
+		paths = append(paths, p.path())
 	}
 	return paths
+}
+
+// place is a directory to look in. Nothing outside of root is read, wherever a link
+// leads: for a relative path that is the manifest's directory, and for one that the
+// agent's operator has spelled out, the directory itself.
+type place struct{ root, sub string }
+
+func (p place) path() string { return filepath.Join(p.root, p.sub) }
+
+func places(dir, list string) []place {
+	var all []place
+	for entry := range strings.SplitSeq(list, ",") {
+		entry = strings.TrimSpace(entry)
+		path, ok := absolute(dir, entry)
+		switch {
+		case !ok:
+		case path == filepath.Join(dir, entry) && filepath.IsLocal(entry):
+			all = append(all, place{dir, filepath.Clean(entry)})
+		default:
+			all = append(all, place{path, "."})
+		}
+	}
+	return all
 }
 
 func absolute(dir, path string) (string, bool) {

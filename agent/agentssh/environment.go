@@ -95,17 +95,25 @@ func (s *session) command(line string) *exec.Cmd {
 	return cmd
 }
 
-// directory returns where the session starts.
-func (s *session) directory(home string) string {
-	dir := s.settings.Directory
+// Directory returns where sessions start with the setting dir ("": at home), as an
+// absolute path that need not exist.
+func Directory(dir string) string { return directoryIn(currentAccount().home, dir) }
+
+func directoryIn(home, dir string) string {
 	switch {
 	case dir == "" || dir == "~":
-		dir = home
+		return home
 	case strings.HasPrefix(dir, "~/"):
-		dir = filepath.Join(home, dir[2:])
+		return filepath.Join(home, dir[2:])
 	case !filepath.IsAbs(dir):
-		dir = filepath.Join(home, dir)
+		return filepath.Join(home, dir)
 	}
+	return dir
+}
+
+// directory returns where the session starts.
+func (s *session) directory(home string) string {
+	dir := directoryIn(home, s.settings.Directory)
 	// The dot makes this fail too when the directory must not be entered.
 	if info, err := os.Stat(dir + "/."); err != nil || !info.IsDir() {
 		s.c.srv.logger.Warn("ssh session directory is missing", "directory", dir, "error", err)

@@ -6,4 +6,6 @@ const (
 	SSHPort = 22
 	// CompanionPort serves the companion stream.
 	CompanionPort = 4
+	// APIPort serves the agent's HTTP API.
+	APIPort = 5
 )
