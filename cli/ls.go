@@ -73,6 +73,9 @@ func printWorkspaces(s streams, workspaces []sdk.Workspace, user string, now tim
 		if ws.Stopped != nil {
 			status += ", stopped"
 		}
+		if ws.Notice != nil {
+			status += ", " + plain(ws.Notice.Kind)
+		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", plain(name), plain(ws.Owner), status, since, plain(ending))
 	}
 	return w.Flush()

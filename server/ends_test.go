@@ -225,6 +225,11 @@ func TestNoticeAndALinkThatComesBack(t *testing.T) {
 	require.EqualValues(t, 7, row.BytesSent)
 	require.False(t, row.Provisional)
 
+	// What ended once and was open again is ended like anything else, and then forgotten.
+	s.orders.end(ws.ID, id.String(), disconnect.Goodbye{Reason: disconnect.AdminTerminated, Initiator: disconnect.Server})
+	require.Empty(t, follower{link, key}.current(t).GetEnds())
+	require.Empty(t, s.orders.pending)
+
 	// One that died while the server was away is known by its next life's word only.
 	other := uuid.New()
 	open.Id = other[:]

@@ -114,6 +114,9 @@ func (o *orders) current(ctx context.Context, workspaceID string) (*proto.Orders
 	if at := ws.Orders.StoppedAt; !at.IsZero() {
 		out.Stopped = &proto.Orders_Stop{Goodbye: wire.FromGoodbye(stoppedBy("stopped by " + ws.Orders.StoppedBy))}
 	}
+	if err := o.forgetEnded(ctx, workspaceID); err != nil {
+		return nil, err
+	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	p := o.pending[workspaceID]
@@ -128,6 +131,27 @@ func (o *orders) current(ctx context.Context, workspaceID string) (*proto.Orders
 		out.Ends = append(out.Ends, &proto.Orders_End{Id: id[:], Goodbye: wire.FromGoodbye(g)})
 	}
 	return out, nil
+}
+
+// forgetEnded drops what has ended without being told of: a row that was closed before,
+// and open again.
+func (o *orders) forgetEnded(ctx context.Context, workspaceID string) error {
+	o.mu.Lock()
+	var ids []string
+	if p := o.pending[workspaceID]; p != nil {
+		ids = slices.Collect(maps.Keys(p.ends))
+	}
+	o.mu.Unlock()
+	for _, id := range ids {
+		rows, err := o.store.Connections(ctx, store.ConnFilter{IDPrefix: id, Limit: 1})
+		if err != nil {
+			return err
+		}
+		if len(rows) == 1 && rows[0].Status == store.StatusClosed {
+			o.ended(workspaceID, id)
+		}
+	}
+	return nil
 }
 
 // stoppedBy is what everybody in a workspace is told that was stopped or deleted.

@@ -195,11 +195,11 @@ func (c *conn) openSession(nch ssh.NewChannel) {
 }
 
 // register is called before s starts to run something; it reports false when the
-// connection is about to end.
+// connection is about to end, or sessions are refused by now.
 func (c *conn) register(s *session) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.isStopped() {
+	if _, refused := c.srv.refusal(); refused || c.isStopped() {
 		return false
 	}
 	c.sessions[s] = struct{}{}

@@ -15,15 +15,18 @@ type orders struct {
 }
 
 // Refuse ends every session for that cause, and refuses new ones with it until Allow.
-// It does not wait for them.
+// It does not wait for them. A connection that has no session stays: who opens one there
+// is told.
 func (s *Server) Refuse(a disconnect.Attribution) {
 	a = a.On(disconnect.AgentToClient)
 	s.orders.mu.Lock()
 	s.orders.refuse = a
 	s.orders.mu.Unlock()
-	// A connection that comes from here on finds the refusal.
+	// A session that begins from here on finds the refusal.
 	for _, c := range s.snapshot() {
-		c.stop(a)
+		if c.busy() {
+			c.stop(a)
+		}
 	}
 }
 
@@ -71,6 +74,13 @@ func (s *Server) Announce(text string) {
 	for _, c := range s.snapshot() {
 		c.announce(text)
 	}
+}
+
+// busy reports whether the connection has a session that runs something.
+func (c *conn) busy() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.sessions) > 0
 }
 
 // announce holds mu so that the sessions, and with them the connection's goroutines,

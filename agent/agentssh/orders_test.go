@@ -76,18 +76,24 @@ func TestRefuse(t *testing.T) {
 	h := newHost(t, nil)
 	s, _, _ := h.session()
 	require.NoError(t, s.Start("exec sleep 1000"))
+	idle, _ := h.dial()
+	opened, err := idle.NewSession()
+	require.NoError(t, err)
 	stop := disconnect.Attribution{
 		ConnectType: disconnect.AgentToClient, Reason: disconnect.WorkspaceStopped, Initiator: disconnect.Server, Detail: "stopped by ada",
 	}
 	h.Refuse(stop)
 	require.Error(t, s.Wait())
 	require.Equal(t, stop, h.ending().A)
+	require.Error(t, opened.Run("true"), "what has begun no session begins none")
 	client, _ := h.dial()
-	_, err := client.NewSession()
-	var refused *ssh.OpenChannelError
-	require.ErrorAs(t, err, &refused)
-	require.Equal(t, ssh.Prohibited, refused.Reason)
-	require.Equal(t, "workspace_stopped: stopped by ada", refused.Message)
+	for _, c := range []*ssh.Client{client, idle} {
+		_, err = c.NewSession()
+		var refused *ssh.OpenChannelError
+		require.ErrorAs(t, err, &refused)
+		require.Equal(t, ssh.Prohibited, refused.Reason)
+		require.Equal(t, "workspace_stopped: stopped by ada", refused.Message)
+	}
 	h.Allow()
 	again, err := client.NewSession()
 	require.NoError(t, err)
