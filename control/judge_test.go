@@ -95,7 +95,7 @@ func TestJudgeDial(t *testing.T) {
 	}{
 		"ours":           {answer(401, wsconn.HTTPReason, "30"), d.AuthFailed, d.Server, "401"},
 		"ours, stopping": {answer(503, wsconn.HTTPReason, "20"), d.ServerShutdown, d.Server, "503"},
-		"reason unheard": {answer(401, wsconn.HTTPReason, "22"), d.AuthFailed, d.Server, "401"},
+		"reason unheard": {answer(401, wsconn.HTTPReason, "222"), d.AuthFailed, d.Server, "401"},
 		"html":           {answer(200, "Content-Type", html), d.NetworkUnreachable, d.Network, "captive_portal"},
 		"redirect":       {answer(302, "Location", "http://login.example/"), d.NetworkUnreachable, d.Network, "login.example"},
 		"511":            {answer(511), d.NetworkUnreachable, d.Network, "captive_portal"},
