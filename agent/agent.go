@@ -63,8 +63,9 @@ type Options struct {
 	ShutdownTimeout time.Duration
 	ContextConfig   agentcontextconfig.Config
 	HTTPClient      *http.Client
-	// Ended is told how each control link and each session ended; nil: nobody is.
-	Ended func(disconnect.Attribution)
+	// Ended is told how each control link (type "control") and each session ended, and how
+	// long it lasted; nil: nobody is.
+	Ended func(ending disconnect.Attribution, kind string, lasted time.Duration)
 
 	retryFirst, retryLast time.Duration // for tests; see connect.go
 }

@@ -11,6 +11,7 @@ import (
 	"fairlead.dev/fairlead/agent/agentssh"
 	"fairlead.dev/fairlead/agent/proto"
 	"fairlead.dev/fairlead/disconnect"
+	"fairlead.dev/fairlead/disconnect/wire"
 )
 
 // maxReportBatch bounds the reports of one call; the server takes no more.
@@ -41,7 +42,6 @@ func fromStatus(code int, text string) disconnect.Attribution {
 func (a *agent) trackConnection(open *proto.Connection) (ended func(e agentssh.Ended, details func(*proto.Connection))) {
 	end := a.openConnection(open)
 	return func(e agentssh.Ended, details func(*proto.Connection)) {
-		a.countEnding(e.On(disconnect.AgentToClient))
 		report := endReport(e.Attribution, e.ExitCode)
 		report.BytesSent, report.BytesReceived = e.BytesSent, e.BytesReceived
 		if details != nil {
@@ -52,19 +52,25 @@ func (a *agent) trackConnection(open *proto.Connection) (ended func(e agentssh.E
 }
 
 // countEnding tells whoever counts how something ended.
-func (a *agent) countEnding(attr disconnect.Attribution) {
+func (a *agent) countEnding(attr disconnect.Attribution, kind string, lasted time.Duration) {
 	if a.opts.Ended != nil {
-		a.opts.Ended(attr)
+		a.opts.Ended(attr, kind, lasted)
 	}
+}
+
+// countReported counts the ending of a session that its report tells of.
+func (a *agent) countReported(ending *proto.Connection, kind proto.Connection_Type, lasted time.Duration) {
+	a.countEnding(wire.ToAttribution(ending.GetAttribution()).On(disconnect.AgentToClient), typeName(kind), lasted)
 }
 
 // openConnection queues open as CONNECT. The function it returns queues an ending as
 // DISCONNECT.
 func (a *agent) openConnection(open *proto.Connection) (end func(*proto.Connection)) {
-	ended := a.gauges.opened(open.GetType())
+	ended, begin := a.gauges.opened(open.GetType()), time.Now()
 	queued := a.queueConnect(open)
 	return func(ending *proto.Connection) {
 		ended()
+		a.countReported(ending, open.GetType(), time.Since(begin))
 		if queued {
 			a.queueDisconnect(open, ending)
 		}

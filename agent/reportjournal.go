@@ -58,7 +58,11 @@ func (a *agent) openReports() {
 	if left.Gap != nil {
 		a.addGap(*left.Gap, whyGap(left))
 	}
-	if unread := a.recoverReports(left); unread > 0 {
+	ended, unread := a.recoverReports(left)
+	for _, c := range ended {
+		a.countReported(c, c.GetType(), c.GetTimestamp().AsTime().Sub(c.GetConnectedAt().AsTime()))
+	}
+	if unread > 0 {
 		a.logger.Error("the record of connections holds what this version of Fairlead cannot read", "path", dir, "records", unread)
 		a.addGap(journal.Gap{To: left.LastSign}, "the agent's record of connections holds what its version cannot read")
 	}
@@ -76,8 +80,9 @@ func whyGap(left journal.Recovered) string {
 
 // recoverReports takes what the former life of the process left: reports that were not
 // acknowledged, gaps that were not told, and connections that were open when it died,
-// which end now. It sets aside what it cannot read, and returns how much that is.
-func (q *reportQueue) recoverReports(left journal.Recovered) (unread int) {
+// which end now: it returns these endings. It sets aside what it cannot read, and returns
+// how much that is.
+func (q *reportQueue) recoverReports(left journal.Recovered) (ended []*proto.Connection, unread int) {
 	q.reportMu.Lock()
 	defer q.reportMu.Unlock()
 	for _, rec := range left.Records {
@@ -95,10 +100,12 @@ func (q *reportQueue) recoverReports(left journal.Recovered) (unread int) {
 	for _, b := range q.begun {
 		if !b.ended {
 			open := b.report.GetConnection()
-			q.endLocked(open, endReport(died, -1), later(left.LastSign, open.GetTimestamp().AsTime()))
+			end := endReport(died, -1)
+			q.endLocked(open, end, later(left.LastSign, open.GetTimestamp().AsTime()))
+			ended = append(ended, end)
 		}
 	}
-	return unread
+	return ended, unread
 }
 
 // obituary is how the connections ended that were open at the end of the former life.

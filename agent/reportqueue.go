@@ -31,6 +31,7 @@ type reportQueue struct {
 	begun             map[uuid.UUID]beginning // those whose end is not acknowledged
 	openReports       int                     // of begun, those whose end is not queued
 	dropped, refused  int                     // since they were last told
+	lost              ReportStatus            // Dropped and Refused: since the process began
 	gaps              []gap                   // in the record, that the server has not been told of
 
 	// Each has one place.
@@ -53,6 +54,7 @@ func (q *reportQueue) queueConnect(open *proto.Connection) bool {
 	defer q.reportMu.Unlock()
 	if len(q.reportConnections)+q.openReports+2 > maxReports {
 		q.dropped++
+		q.lost.Dropped++
 		return false
 	}
 	q.addLocked(&proto.ReportConnectionRequest{Connection: open})
@@ -132,6 +134,7 @@ func (q *reportQueue) reportsDelivered(n, refused int) error {
 	q.reportMu.Lock()
 	defer q.reportMu.Unlock()
 	q.refused += refused
+	q.lost.Refused += uint64(refused)
 	var release []uint64
 	for _, report := range q.reportConnections[:n] {
 		c := report.GetConnection()
@@ -188,6 +191,16 @@ func (q *reportQueue) reportsPending() int {
 	q.reportMu.Lock()
 	defer q.reportMu.Unlock()
 	return len(q.reportConnections)
+}
+
+// reportStatus tells how the reports are doing.
+func (q *reportQueue) reportStatus() ReportStatus {
+	q.reportMu.Lock()
+	defer q.reportMu.Unlock()
+	s := q.lost
+	s.Pending = len(q.reportConnections)
+	s.Volatile = q.journal == nil || q.journal.Degraded() != nil
+	return s
 }
 
 // reportLosses returns, once, how many connections were not reported for lack of room, and

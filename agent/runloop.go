@@ -37,7 +37,7 @@ func (a *agent) runLoop() {
 		if time.Since(begin) >= a.opts.retryLast {
 			r.reset() // a server that lets us in and then turns us away is not asked at once again
 		}
-		a.logLinkEnding(link, err)
+		a.logLinkEnding(link, time.Since(begin), err)
 		if err := dismissed(link); err != nil {
 			a.giveUp(err)
 			return
@@ -67,12 +67,12 @@ func (a *agent) giveUp(err error) {
 
 // logLinkEnding writes the link's own disconnect line. It is the one line of the
 // link; the RPCs on it have lines of their own.
-func (a *agent) logLinkEnding(link *control.Link, err error) {
+func (a *agent) logLinkEnding(link *control.Link, lasted time.Duration, err error) {
 	attr := link.Ending().Attribution
 	if attr.Detail == "" && err != nil {
 		attr.Detail = err.Error()
 	}
-	a.countEnding(attr)
+	a.countEnding(attr, typeControl, lasted)
 	attr.Log(a.hardCtx, a.logger, "disconnected from server")
 }
 

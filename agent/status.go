@@ -17,7 +17,22 @@ type Status struct {
 	Links       uint64                   // how many control links there have been
 	Connections map[string]int           // that are open, by type in small letters
 	Peers       map[tailnet.PathKind]int // that are installed, by the path to them
+	Reports     ReportStatus
 }
+
+// ReportStatus is how the agent's reports of connections are doing.
+type ReportStatus struct {
+	Pending  int    // that the server has not acknowledged
+	Dropped  uint64 // connections that were not reported for lack of room
+	Refused  uint64 // that the server has refused as invalid
+	Volatile bool   // the journal does not take them: they are in memory only
+}
+
+// typeControl is the type of a control link.
+const typeControl = "control"
+
+// typeName is a type in small letters.
+func typeName(kind proto.Connection_Type) string { return strings.ToLower(kind.String()) }
 
 // gauges counts what [Agent.Status] tells beside what the parts know.
 type gauges struct {
@@ -45,17 +60,19 @@ func (g *gauges) opened(kind proto.Connection_Type) (ended func()) {
 func (a *agent) Status() Status {
 	s := Status{
 		Links: a.gauges.links.Load(), Connections: map[string]int{},
-		Peers: map[tailnet.PathKind]int{tailnet.PathNone: 0, tailnet.PathDirect: 0, tailnet.PathRelay: 0},
+		Peers:   map[tailnet.PathKind]int{tailnet.PathNone: 0, tailnet.PathDirect: 0, tailnet.PathRelay: 0},
+		Reports: a.reportStatus(),
 	}
 	a.linkMu.Lock()
 	s.Linked = a.link != nil
 	a.linkMu.Unlock()
 	a.gauges.mu.Lock()
-	for number, name := range proto.Connection_Type_name {
-		s.Connections[strings.ToLower(name)] = a.gauges.open[proto.Connection_Type(number)]
+	for number := range proto.Connection_Type_name {
+		kind := proto.Connection_Type(number)
+		s.Connections[typeName(kind)] = a.gauges.open[kind]
 	}
 	a.gauges.mu.Unlock()
-	delete(s.Connections, strings.ToLower(proto.Connection_TYPE_UNSPECIFIED.String()))
+	delete(s.Connections, typeName(proto.Connection_TYPE_UNSPECIFIED))
 	for _, path := range a.node.Paths() {
 		s.Peers[path.Kind]++
 	}

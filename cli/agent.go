@@ -46,6 +46,8 @@ func newAgent(s streams) *cobra.Command {
 		if err != nil {
 			return withCode(exitUsage, err)
 		}
+		log, export, endExport := exportLog(cmd.Context(), "fairlead-agent", log)
+		defer endExport()
 		manager := takeServiceManager(log)
 		set, closeMetrics, err := opts.metrics(cmd.Context(), log)
 		if err != nil {
@@ -61,6 +63,7 @@ func newAgent(s streams) *cobra.Command {
 			return err
 		}
 		countAgent(set, a)
+		countExport(set, export)
 		return serveAgent(cmd.Context(), a, manager)
 	})
 	return cmd
@@ -118,6 +121,21 @@ func countAgent(set *metrics.Set, a agent.Agent) {
 			return float64(a.Status().Connections[kind])
 		})
 	}
+	set.Gauge("agent_reports_pending", "Reports of connections that the server has not acknowledged.", nil, func() float64 {
+		return float64(a.Status().Reports.Pending)
+	})
+	set.Gauge("agent_reports_volatile", "Whether reports are in memory only, for the disk does not take them.", nil, func() float64 {
+		if a.Status().Reports.Volatile {
+			return 1
+		}
+		return 0
+	})
+	set.Counter("agent_reports_dropped_total", "Connections that are not reported for lack of room.", func() float64 {
+		return float64(a.Status().Reports.Dropped)
+	})
+	set.Counter("agent_reports_refused_total", "Reports that the server has refused as invalid.", func() float64 {
+		return float64(a.Status().Reports.Refused)
+	})
 	for kind := range a.Status().Peers {
 		set.Gauge("agent_peers", "Clients that are installed, by the path to them.", map[string]string{"path": kind.String()}, func() float64 {
 			return float64(a.Status().Peers[kind])

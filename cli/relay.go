@@ -62,7 +62,9 @@ func newRelay(s streams) *cobra.Command {
 		if err := opts.check(); err != nil {
 			return withCode(exitUsage, err)
 		}
-		opts.Version = softwareVersion()
+		log, _, endExport := exportLog(cmd.Context(), "fairlead-relay", opts.Logger)
+		defer endExport()
+		opts.Logger, opts.Version = log, softwareVersion()
 		return runRelay(cmd.Context(), opts.Options)
 	})
 	cmd.AddCommand(newRelayCreate(s), newRelayList(s), newRelayDelete(s))

@@ -39,6 +39,9 @@ func newServer(s streams) *cobra.Command {
 		if opts.Logger, err = logger(); err != nil {
 			return err
 		}
+		log, export, endExport := exportLog(cmd.Context(), "fairlead-server", opts.Logger)
+		defer endExport()
+		opts.Logger, opts.Event = log, export.Event
 		opts.Version = softwareVersion()
 		if opts.Listener, err = inheritedListener(); err != nil {
 			return err
@@ -51,6 +54,7 @@ func newServer(s streams) *cobra.Command {
 		if err != nil {
 			return err
 		}
+		countExport(srv.Metrics(), export)
 		printAdminCode(s.out, srv)
 		return serve(ctx, again, srv, manager)
 	})

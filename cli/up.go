@@ -50,16 +50,19 @@ func newUp(s streams) *cobra.Command {
 		if err != nil {
 			return err
 		}
+		log, export, endExport := exportLog(cmd.Context(), "fairlead-up", log)
+		defer endExport()
 		ctx, again, stop := stopSignals(cmd.Context())
 		defer stop()
 		srv, err := server.New(ctx, server.Options{
 			Listen: listen, StateDir: filepath.Join(stateDir, "server"), STUNListen: "127.0.0.1:0",
 			MetricsListen: metricsListen, Local: true, ConnectionRetention: server.DefaultConnectionRetention,
-			Logger: log.With("role", "server"), Version: softwareVersion(),
+			Logger: log.With("role", "server"), Event: export.Event, Version: softwareVersion(),
 		})
 		if err != nil {
 			return err
 		}
+		countExport(srv.Metrics(), export)
 		u := &up{streams: s, srv: srv, agentOptions: agent.Options{
 			AccessURL: srv.URL(), StateDir: filepath.Join(stateDir, "agent"),
 			Logger: log.With("role", "agent"), Version: softwareVersion(),

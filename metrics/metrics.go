@@ -32,18 +32,35 @@ const prefix = "fairlead_"
 type Set struct {
 	registry *prometheus.Registry
 	endings  *prometheus.CounterVec
+	unknown  *prometheus.CounterVec
+	lasted   *prometheus.HistogramVec
 }
+
+// durations are the upper bounds of the histogram of connections, in seconds: from one
+// command to a terminal that is open for a week.
+var durations = []float64{1, 10, 60, 300, 900, 3600, 4 * 3600, 12 * 3600, 24 * 3600, 3 * 24 * 3600, 7 * 24 * 3600}
 
 // endingLabels are the labels of every counter of endings.
 var endingLabels = []string{"connect_type", "reason", "initiator", "expected"}
 
-// New returns the metrics of the Go runtime, the process and the build, and a counter
-// of endings that is at zero.
+// New returns the metrics of the Go runtime, the process and the build, and counters of
+// endings. Those of endings without a reason are there from the start, at zero: an
+// increase from nothing would raise no alarm.
 func New(version string) *Set {
 	s := &Set{registry: prometheus.NewRegistry()}
 	s.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	s.Gauge("build_info", "Always 1; the label is the version.", prometheus.Labels{"version": version}, func() float64 { return 1 })
 	s.endings = s.endingCounter("disconnects_total", "Connections that ended, by the words of docs/disconnects.md.")
+	s.unknown = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: prefix + "disconnects_unknown_total", Help: "Connections that ended for no reason that anybody knows.",
+	}, []string{"connect_type"})
+	for _, t := range disconnect.ConnectTypes() {
+		s.unknown.WithLabelValues(t.String())
+	}
+	s.lasted = prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: prefix + "connection_duration_seconds", Help: "How long connections lasted that have ended.", Buckets: durations,
+	}, []string{"connect_type", "type"})
+	s.registry.MustRegister(s.unknown, s.lasted)
 	return s
 }
 
@@ -57,11 +74,20 @@ func countEnding(v *prometheus.CounterVec, a disconnect.Attribution) {
 	v.WithLabelValues(a.ConnectType.String(), a.Reason.String(), a.Initiator.String(), strconv.FormatBool(a.Expected())).Inc()
 }
 
-// Ended counts the ending of a control link or a session.
-func (s *Set) Ended(a disconnect.Attribution) {
-	if s != nil {
-		countEnding(s.endings, a)
+// TypeControl is the type of a control link.
+const TypeControl = "control"
+
+// Ended counts the ending of a connection that lasted for so long. Its type is from a
+// closed set: TypeControl, or what people do with it, such as "ssh".
+func (s *Set) Ended(a disconnect.Attribution, kind string, lasted time.Duration) {
+	if s == nil {
+		return
 	}
+	countEnding(s.endings, a)
+	if a.Reason == disconnect.Unknown {
+		s.unknown.WithLabelValues(a.ConnectType.String()).Inc()
+	}
+	s.lasted.WithLabelValues(a.ConnectType.String(), kind).Observe(max(0, lasted).Seconds())
 }
 
 // Endings adds another counter of endings and returns what counts one.
@@ -78,6 +104,30 @@ func (s *Set) Gauge(name, help string, labels map[string]string, value func() fl
 	if s != nil {
 		s.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: prefix + name, Help: help, ConstLabels: labels}, value))
 	}
+}
+
+// Gauges adds a value with labels that is asked for at each scrape: read calls emit for
+// each combination, with the labels' values in order. They must be from closed sets.
+func (s *Set) Gauges(name, help string, labels []string, read func(emit func(value float64, values ...string))) {
+	if s != nil {
+		s.registry.MustRegister(gauges{prometheus.NewDesc(prefix+name, help, labels, nil), read})
+	}
+}
+
+// gauges is a collector of one gauge.
+type gauges struct {
+	desc *prometheus.Desc
+	read func(emit func(value float64, values ...string))
+}
+
+// Describe implements [prometheus.Collector].
+func (g gauges) Describe(to chan<- *prometheus.Desc) { to <- g.desc }
+
+// Collect implements [prometheus.Collector].
+func (g gauges) Collect(to chan<- prometheus.Metric) {
+	g.read(func(value float64, values ...string) {
+		to <- prometheus.MustNewConstMetric(g.desc, prometheus.GaugeValue, value, values...)
+	})
 }
 
 // Counter adds a counter that is asked for at each scrape.

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
@@ -29,8 +30,13 @@ func get(t *testing.T, addr net.Addr, path string) (int, string) {
 
 func TestMetrics(t *testing.T) {
 	s := metrics.New("v1")
-	s.Ended(disconnect.Attribution{ConnectType: disconnect.AgentToClient, Reason: disconnect.PeerCrashed, Initiator: disconnect.Agent, Detail: "secret"})
-	s.Ended(disconnect.Attribution{ConnectType: disconnect.AgentToClient, Reason: disconnect.PeerCrashed, Initiator: disconnect.Agent})
+	s.Ended(disconnect.Attribution{ConnectType: disconnect.AgentToClient, Reason: disconnect.PeerCrashed, Initiator: disconnect.Agent, Detail: "secret"}, "ssh", 30*time.Second)
+	s.Ended(disconnect.Attribution{ConnectType: disconnect.AgentToClient, Reason: disconnect.PeerCrashed, Initiator: disconnect.Agent}, "ssh", -time.Second)
+	s.Ended(disconnect.Attribution{ConnectType: disconnect.ClientToServer}, metrics.TypeControl, time.Hour)
+	s.Gauges("rooms", "Rooms.", []string{"floor", "side"}, func(emit func(float64, ...string)) {
+		emit(2, "1", "left")
+		emit(0, "1", "right")
+	})
 	s.Gauge("things", "Things.", map[string]string{"kind": "a"}, func() float64 { return 7 })
 	s.Counters("refused", "Refused.", "reason")("auth_failed")
 	l, err := metrics.Listen(t.Context(), "127.0.0.1:0", s, slog.New(slog.DiscardHandler))
@@ -40,6 +46,11 @@ func TestMetrics(t *testing.T) {
 	for _, line := range []string{
 		`fairlead_disconnects_total{connect_type="agent_to_client",expected="false",initiator="agent",reason="peer_crashed"} 2`,
 		`fairlead_things{kind="a"} 7`, `fairlead_refused{reason="auth_failed"} 1`, `fairlead_build_info{version="v1"} 1`,
+		`fairlead_rooms{floor="1",side="left"} 2`, `fairlead_rooms{floor="1",side="right"} 0`,
+		`fairlead_disconnects_unknown_total{connect_type="client_to_server"} 1`, `fairlead_disconnects_unknown_total{connect_type="agent_to_client"} 0`,
+		`fairlead_connection_duration_seconds_bucket{connect_type="agent_to_client",type="ssh",le="10"} 1`,
+		`fairlead_connection_duration_seconds_bucket{connect_type="agent_to_client",type="ssh",le="60"} 2`,
+		`fairlead_connection_duration_seconds_sum{connect_type="client_to_server",type="control"} 3600`,
 		"go_goroutines ", "process_open_fds ",
 	} {
 		require.Contains(t, text, "\n"+line)
@@ -70,7 +81,8 @@ func TestProfilesAreForLoopback(t *testing.T) {
 
 func TestNoMetricsCountNothing(t *testing.T) {
 	var s *metrics.Set
-	s.Ended(disconnect.Attribution{})
+	s.Ended(disconnect.Attribution{}, "", 0)
+	s.Gauges("x", "", nil, nil)
 	s.Gauge("x", "", nil, nil)
 	s.Counter("x", "", nil)
 	s.Counters("x", "", "y")("z")

@@ -13,6 +13,7 @@ import (
 	"fairlead.dev/fairlead/control"
 	"fairlead.dev/fairlead/disconnect"
 	"fairlead.dev/fairlead/disconnect/wire"
+	"fairlead.dev/fairlead/metrics"
 	"fairlead.dev/fairlead/tailnet/proto"
 	"fairlead.dev/fairlead/tailnet/relay"
 	"fairlead.dev/fairlead/wsconn"
@@ -86,6 +87,7 @@ func (h *Host) oneLink() error {
 		h.logger.Warn("could not reach the server", "error", disconnect.Scrub(err.Error()))
 		return nil
 	}
+	begin := time.Now()
 	err = h.serveLink(link)
 	h.linked.Store(false)
 	h.admissions.setServer(nil)
@@ -96,7 +98,7 @@ func (h *Host) oneLink() error {
 	_ = link.Close(why) // keeps the first cause
 	ending := link.Ending()
 	ending.Log(context.Background(), h.logger, "relay control link ended")
-	h.set.Ended(ending.Attribution)
+	h.set.Ended(ending.Attribution, metrics.TypeControl, time.Since(begin))
 	return dismissed(ending, err)
 }
 

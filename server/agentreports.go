@@ -249,21 +249,25 @@ func asTime(t *timestamppb.Timestamp) time.Time {
 func (s *Server) startConnLog(ctx context.Context) (err error) {
 	s.connlog, err = connlog.New(ctx, connlog.Config{
 		Store: s.store, Logger: s.logger, Instance: s.instance, Now: s.opts.Now, Ended: s.connectionEnded,
+		Changed:   s.events.changed,
 		Retention: s.opts.ConnectionRetention,
 	})
 	return err
 }
 
 // connectionEnded writes down a connection's end: the one line of it in the server's
-// own log. A control link has one already.
+// own log. A control link of this life has been counted, and has a line, already.
 func (s *Server) connectionEnded(c store.Connection) {
 	s.orders.ended(c.Workspace.ID, c.ID)
 	s.ends.ended(c.ID)
+	lasted := c.DisconnectedAt.Sub(c.ConnectedAt)
+	if c.ConnectType == disconnect.AgentToClient || c.Instance != s.instance {
+		s.meters.set.Ended(c.Ending, c.Type.String(), lasted)
+	}
 	if c.ConnectType != disconnect.AgentToClient {
 		return
 	}
-	s.meters.set.Ended(c.Ending)
 	c.Ending.Log(s.background, s.logger, "connection ended",
 		slog.String("connection_id", c.ID), slog.String("workspace_id", c.Workspace.ID), slog.String("user", c.User.Name),
-		slog.String("type", c.Type.String()), slog.String("ip", c.IP), slog.Duration("duration", c.DisconnectedAt.Sub(c.ConnectedAt)))
+		slog.String("type", c.Type.String()), slog.String("ip", c.IP), slog.Duration("duration", lasted))
 }

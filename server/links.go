@@ -12,6 +12,7 @@ import (
 
 	"fairlead.dev/fairlead/control"
 	"fairlead.dev/fairlead/disconnect"
+	"fairlead.dev/fairlead/metrics"
 	"fairlead.dev/fairlead/server/auth"
 	"fairlead.dev/fairlead/server/connlog"
 	"fairlead.dev/fairlead/server/store"
@@ -312,7 +313,7 @@ func (s *Server) attend(link *control.Link, p auth.Principal, remote string, sta
 		if p.Kind == auth.KindAgent {
 			ending = s.orders.judge(p.WorkspaceID, s.opts.Now(), link.Ending()).On(leg)
 		}
-		s.meters.set.Ended(ending)
+		s.meters.set.Ended(ending, metrics.TypeControl, time.Since(started))
 		s.leftBehind(link, row, ending)
 		attrs = append(attrs, slog.Duration("duration", time.Since(started).Round(time.Millisecond)))
 		ending.Log(ctx, s.logger, msg+" ended", attrs...)

@@ -1,14 +1,19 @@
 package server
 
 import (
+	"cmp"
+	"context"
 	"net/http"
 	"strconv"
+	"sync"
 	"sync/atomic"
+	"time"
 
 	"fairlead.dev/fairlead/control"
 	"fairlead.dev/fairlead/disconnect"
 	"fairlead.dev/fairlead/metrics"
 	"fairlead.dev/fairlead/sdk"
+	"fairlead.dev/fairlead/server/store"
 	"fairlead.dev/fairlead/tailnet/relay"
 )
 
@@ -19,6 +24,7 @@ type meters struct {
 	relayConns atomic.Int64
 	relayEnded func(disconnect.Attribution)
 	refused    func(reason string)
+	rows       kept
 }
 
 // newMeters makes the metrics of s, whose parts must be there when somebody asks.
@@ -37,8 +43,18 @@ func (s *Server) newMeters() *meters {
 	}
 	m.set.Gauge("relay_connections", "Relay connections that are open.", nil, func() float64 { return float64(m.relayConns.Load()) })
 	m.set.Gauge("relay_nodes", "Nodes that have shown their key on a relay connection.", nil, func() float64 { return float64(s.relay.Nodes()) })
+	m.set.Gauges("connections_open", "Connections of the connection log that are open.", []string{"connect_type", "type", "path"}, func(emit func(float64, ...string)) {
+		s.countLive(store.StatusOpen, emit)
+	})
+	m.set.Gauges("connections_unheard", "Connections of agents that the server has lost, and which may live.", []string{"connect_type", "type", "path"}, func(emit func(float64, ...string)) {
+		s.countLive(store.StatusUnheard, emit)
+	})
+	m.set.Gauges("connection_log_rows", "Connections that the connection log holds.", nil, s.countRows)
 	m.relayEnded = m.set.Endings("relay_disconnects_total", "Relay connections that ended, by the words of docs/disconnects.md.")
 	m.refused = m.set.Counters("refused_requests_total", "Requests that were refused, by the reason of docs/disconnects.md.", "reason")
+	m.set.Counter("connection_log_write_failures_total", "Transactions of the connection log that the database did not take.", func() float64 {
+		return float64(s.connlog.WriteFailures())
+	})
 	m.set.Gauge("connection_rows_waiting", "Control links that the connection log could not store yet.", nil, func() float64 {
 		waiting, _ := s.connlog.Waiting()
 		return float64(waiting)
@@ -61,6 +77,67 @@ func (m *meters) witness(e relay.Event) {
 	case relay.Ended:
 		m.relayConns.Add(-1)
 		m.relayEnded(e.Ending)
+	}
+}
+
+// kept is a number that costs something to find out.
+type kept struct {
+	mu    sync.Mutex // guards all below, and is held while the number is found out
+	value int64
+	until time.Time
+}
+
+const (
+	// countEvery is how often the rows of the connection log are counted, at most:
+	// there may be millions.
+	countEvery = 5 * time.Minute
+	// scrapeTimeout bounds what one scrape asks of the database.
+	scrapeTimeout = 5 * time.Second
+)
+
+// countRows tells how many rows the connection log has, or nothing if that cannot be
+// found out.
+func (s *Server) countRows(emit func(float64, ...string)) {
+	k := &s.meters.rows
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if now := time.Now(); now.After(k.until) {
+		ctx, cancel := context.WithTimeout(s.background, scrapeTimeout)
+		defer cancel()
+		n, err := s.store.CountConnections(ctx)
+		if err != nil {
+			return
+		}
+		k.value, k.until = n, now.Add(countEvery)
+	}
+	emit(float64(k.value))
+}
+
+// countLive tells how many connections the log has with a status. Those of the usual
+// kinds are told when there are none, too. It tells nothing when the database cannot say.
+func (s *Server) countLive(status store.ConnStatus, emit func(float64, ...string)) {
+	ctx, cancel := context.WithTimeout(s.background, scrapeTimeout)
+	defer cancel()
+	counts, err := s.store.CountLive(ctx)
+	if err != nil {
+		return
+	}
+	type kind struct {
+		layer disconnect.ConnectType
+		typ   store.ConnType
+		path  store.ConnPath
+	}
+	all := map[kind]int{
+		{disconnect.AgentToClient, store.TypeSSH, store.PathDirect}: 0, {disconnect.AgentToClient, store.TypeSSH, store.PathRelay}: 0,
+		{disconnect.ServerToAgent, store.TypeControl, store.PathUnknown}: 0, {disconnect.ClientToServer, store.TypeControl, store.PathUnknown}: 0,
+	}
+	for _, c := range counts {
+		if c.Status == status {
+			all[kind{c.ConnectType, c.Type, c.Path}] += c.Count
+		}
+	}
+	for k, n := range all {
+		emit(float64(n), k.layer.String(), k.typ.String(), cmp.Or(k.path.String(), "unknown"))
 	}
 }
 

@@ -61,6 +61,9 @@ type Options struct {
 	// pprof; empty turns both off.
 	MetricsListen string
 	Logger        *slog.Logger // nil discards
+	// Event is told of each connection that the connection log opens (EventOpened) or closes
+	// (EventClosed); nil: nobody is. It holds up the log until it returns.
+	Event func(ctx context.Context, name string, at time.Time, level slog.Level, attrs ...slog.Attr)
 	// Now is the clock of tokens and codes; nil: time.Now.
 	Now func() time.Time
 }

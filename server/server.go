@@ -76,6 +76,7 @@ type Server struct {
 
 	limits  *limits
 	meters  *meters
+	events  events
 	metrics *metrics.Listener // nil: off
 
 	leaving    chan struct{}   // closed when Close begins
@@ -99,7 +100,7 @@ func New(ctx context.Context, opts Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{opts: opts, logger: opts.Logger, instance: uuid.NewString(), leaving: make(chan struct{})}
+	s := &Server{opts: opts, logger: opts.Logger, events: events{opts.Event}, instance: uuid.NewString(), leaving: make(chan struct{})}
 	s.background, s.stop = context.WithCancel(context.Background())
 	if err := s.start(ctx); err != nil {
 		return nil, errors.Join(err, s.abandon())

@@ -98,6 +98,7 @@ func (l *Log) publish(changed []store.Connection) {
 		return
 	}
 	for _, row := range changed {
+		l.cfg.Changed(row)
 		if row.Status == store.StatusClosed && row.Revision == 0 {
 			l.cfg.Ended(row)
 		}

@@ -10,7 +10,7 @@ import (
 
 // TestFeedThatIsNotRead: a reader who is too far behind is told so, and holds nothing.
 func TestFeedThatIsNotRead(t *testing.T) {
-	l := &Log{feeds: map[*Feed]bool{}, cfg: Config{Ended: func(store.Connection) {}}}
+	l := &Log{feeds: map[*Feed]bool{}, cfg: Config{Ended: func(store.Connection) {}, Changed: func(store.Connection) {}}}
 	f := l.Follow()
 	defer f.Close()
 	l.publish(make([]store.Connection, 2*maxBehind)) // one batch is taken, however large

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"fairlead.dev/fairlead/disconnect"
@@ -30,6 +31,9 @@ type Config struct {
 	// Ended is told of each row that is closed for the first time; nil: nobody is. It
 	// holds up the log until it returns.
 	Ended func(store.Connection)
+	// Changed is told of each row that opens, closes, or has a better ending, as it was stored;
+	// nil: nobody is. It, too, holds up the log.
+	Changed func(store.Connection)
 	// Lease is how long an agent may be silent; 0 means DefaultLease.
 	Lease time.Duration
 	// Retention is how long closed connections are kept, from when they began; 0: for
@@ -47,6 +51,7 @@ type Log struct {
 	done    chan struct{} // closed by Close
 	once    sync.Once
 	work    sync.WaitGroup
+	failed  atomic.Uint64 // transactions
 
 	mu      sync.Mutex // guards all below, and the rows in waiting
 	waiting []*LinkRow // to be written, in order
@@ -68,6 +73,9 @@ func New(ctx context.Context, cfg Config) (*Log, error) {
 	}
 	if cfg.Ended == nil {
 		cfg.Ended = func(store.Connection) {}
+	}
+	if cfg.Changed == nil {
+		cfg.Changed = func(store.Connection) {}
 	}
 	if cfg.Lease <= 0 {
 		cfg.Lease = DefaultLease

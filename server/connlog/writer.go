@@ -90,6 +90,10 @@ func (l *Log) more() bool {
 	return waiting > 0
 }
 
+// WriteFailures tells how many transactions the database did not take. What was in them
+// was tried again, or whoever wanted it written was told.
+func (l *Log) WriteFailures() uint64 { return l.failed.Load() }
+
 // tellLost says what the log could not write until its end.
 func (l *Log) tellLost() {
 	if waiting, dropped := l.Waiting(); waiting > 0 || dropped > 0 {
@@ -124,6 +128,9 @@ func (l *Log) commit(batch []*change, due bool) error {
 func (l *Log) makeAll(batch []*change) {
 	for len(batch) > 0 {
 		changed, failed, err := l.transact(batch)
+		if err != nil {
+			l.failed.Add(1)
+		}
 		if err != nil && failed >= 0 {
 			batch[failed].done <- err
 			batch = append(batch[:failed:failed], batch[failed+1:]...)

@@ -1,8 +1,10 @@
 package cluster
 
 import (
+	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -70,6 +72,46 @@ func TestAgentGauges(t *testing.T) {
 	awaitGauges(t, addr, "control_link_up 1", "control_link_reconnects_total 1")
 	shell.Signal(syscall.SIGTERM)
 	awaitGauges(t, addr, `connections{type="ssh"} 0`)
+}
+
+// TestOpenConnectionsAfterARestart: what the server says is open is what is open, and what
+// died with its former life is counted when it is back.
+func TestOpenConnectionsAfterARestart(t *testing.T) {
+	t.Parallel()
+	addr := site.FreeAddress(t)
+	s := site.Empty(t)
+	s.StartServer("--metrics-listen", addr)
+	s.Settle()
+	s.StartAgent()
+	awaitOpen(t, addr, "open", 0)
+	shell := s.Start("ssh", "dev", "--", "cat")
+	awaitOpen(t, addr, "open", 1)
+	s.Server.Kill()
+	s.StartServer("--metrics-listen", addr)
+	awaitOpen(t, addr, "open", 1)
+	awaitOpen(t, addr, "unheard", 0)
+	text := scrape(t, addr)
+	for _, leg := range []string{"server_to_agent", "client_to_server"} {
+		require.Contains(t, text, "\n"+`fairlead_disconnects_total{connect_type="`+leg+`",expected="false",initiator="server",reason="peer_crashed"} 1`)
+	}
+	shell.Signal(syscall.SIGTERM)
+	awaitOpen(t, addr, "open", 0)
+}
+
+// awaitOpen waits until the server at addr tells of so many sessions.
+func awaitOpen(t *testing.T, addr, status string, want int) {
+	t.Helper()
+	site.Eventually(t, fmt.Sprintf("%d sessions %s", want, status), func() bool {
+		sum := 0
+		for line := range strings.Lines(scrape(t, addr)) {
+			if strings.HasPrefix(line, `fairlead_connections_`+status+`{connect_type="agent_to_client"`) {
+				n, err := strconv.Atoi(strings.TrimSpace(line[strings.LastIndexByte(line, ' '):]))
+				require.NoError(t, err)
+				sum += n
+			}
+		}
+		return sum == want
+	})
 }
 
 // TestMetricsOfUp: the one process counts what its server and its agent do.

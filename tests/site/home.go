@@ -27,7 +27,7 @@ func NewHome(t T) *Home {
 	h := &Home{T: t, Dir: t.TempDir()}
 	for _, kv := range os.Environ() {
 		name, _, _ := strings.Cut(strings.ToUpper(kv), "=")
-		if !strings.HasPrefix(name, "FAIRLEAD_") && !strings.HasPrefix(name, "XDG_") && !strings.HasSuffix(name, "_PROXY") {
+		if !strings.HasPrefix(name, "FAIRLEAD_") && !strings.HasPrefix(name, "XDG_") && !strings.HasPrefix(name, "OTEL_") && !strings.HasSuffix(name, "_PROXY") {
 			h.Env = append(h.Env, kv)
 		}
 	}
