@@ -26,6 +26,13 @@ func newWorkspacePolicy(s streams) *cobra.Command {
 	flags.Var(boundFlag{&req.IdleTimeout}, "idle-timeout", "end a session through which nothing passed for so long")
 	flags.Var(boundFlag{&req.SessionLimit}, "session-limit", "end a session that has lasted so long")
 	withAPI(cmd, s, func(cmd *cobra.Command, api *sdk.Client, args []string, asJSON bool) error {
+		// The variables are the server's options: they change no workspace.
+		if !typed(cmd, "idle-timeout") {
+			req.IdleTimeout = nil
+		}
+		if !typed(cmd, "session-limit") {
+			req.SessionLimit = nil
+		}
 		var p sdk.Policy
 		var err error
 		if req == (sdk.UpdatePolicyRequest{}) {
@@ -43,6 +50,12 @@ func newWorkspacePolicy(s streams) *cobra.Command {
 		return nil
 	})
 	return cmd
+}
+
+// typed reports whether a flag stands on the command line.
+func typed(cmd *cobra.Command, name string) bool {
+	f := cmd.Flags().Lookup(name)
+	return f.Changed && f.Annotations[noteSource] == nil
 }
 
 func boundText(b sdk.Bound) string {

@@ -276,6 +276,16 @@ func TestJudgeByNotice(t *testing.T) {
 		require.Equal(t, evictedBy(store.Notice{Kind: "preempted", Deadline: deadline}).On(disconnect.ServerToAgent), got.Attribution, name)
 		require.True(t, got.Goodbye, "the client believes it")
 	}
+	report := func(r disconnect.Reason, i disconnect.Initiator, at time.Time) disconnect.Reason {
+		return o.judgeReport("dev", at, end(r, i).Attribution.On(disconnect.AgentToClient)).Reason
+	}
+	require.Equal(t, disconnect.WorkspaceEvicted, report(disconnect.PeerCrashed, disconnect.Agent, deadline))
+	require.Equal(t, disconnect.WorkspaceEvicted, report(disconnect.ServerShutdown, disconnect.Agent, deadline))
+	require.Equal(t, disconnect.PeerCrashed, report(disconnect.PeerCrashed, disconnect.Agent, given.Add(-time.Second)))
+	require.Equal(t, disconnect.PeerCrashed, report(disconnect.PeerCrashed, disconnect.Client, deadline), "the client's crash is its own")
+	require.Equal(t, disconnect.NetworkTimeout, report(disconnect.NetworkTimeout, disconnect.Network, deadline), "a session alone")
+	require.Equal(t, disconnect.Graceful, report(disconnect.Graceful, disconnect.Agent, deadline))
+
 	claimed := o.judge("other", given, end(disconnect.WorkspaceEvicted, disconnect.Server))
 	require.Equal(t, disconnect.ServerShutdown, claimed.Reason, "an agent does not excuse itself")
 	require.Equal(t, disconnect.Agent, claimed.Initiator)

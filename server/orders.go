@@ -226,10 +226,10 @@ func (o *orders) returned(workspaceID, instance string) (lostLink, bool) {
 	return l, ok && l.instance == instance
 }
 
-// judgeReport is judge for what an agent's next life says of a connection: that its
-// former life died. The time is by the server's clock.
+// judgeReport is judge for what an agent says of a connection: that it stopped, before it
+// heard of the notice, or that its former life died. The time is by the server's clock.
 func (o *orders) judgeReport(workspaceID string, at time.Time, a disconnect.Attribution) disconnect.Attribution {
-	if a.Reason != disconnect.PeerCrashed || a.Initiator != disconnect.Agent {
+	if a.Initiator != disconnect.Agent || a.Reason != disconnect.PeerCrashed && a.Reason != disconnect.ServerShutdown {
 		return a
 	}
 	return o.judge(workspaceID, at, control.Ending{Attribution: a}).On(disconnect.AgentToClient)

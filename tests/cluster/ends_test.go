@@ -273,8 +273,11 @@ func TestSessionPolicy(t *testing.T) {
 			require.Equal(t, 1, strings.Count(r.Stderr, "\n"), r.Stderr)
 		}
 		require.NotEqual(t, 0, s.Run("server", "--state-dir", s.Path("x"), "--listen", "127.0.0.1:0", "--idle-timeout=-1s").Code)
-		require.Contains(t, s.Must("workspace", "policy", "dev", "--idle-timeout", "default", "--session-limit", "default"),
-			"idle timeout:  never (the server's default)\nsession limit: 4s (the server's default)")
+		const byDefault = "idle timeout:  never (the server's default)\nsession limit: 4s (the server's default)\n"
+		require.Equal(t, byDefault, s.Must("workspace", "policy", "dev", "--idle-timeout", "default", "--session-limit", "default"))
+		onServer := s.With(t)
+		onServer.Setenv("FAIRLEAD_IDLE_TIMEOUT=7m")
+		require.Equal(t, byDefault, onServer.Must("workspace", "policy", "dev"), "an option of the server is no policy of a workspace")
 	})
 }
 
