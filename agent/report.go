@@ -77,6 +77,8 @@ func (a *agent) openConnection(open *proto.Connection) (end func(*proto.Connecti
 	}
 }
 
+const msgNotDelivered = "connection reports not delivered yet"
+
 // runReporter announces what is open and sends what is queued, in order, until ctx
 // ends. A server that cannot take it now is asked again.
 func (a *agent) runReporter(ctx context.Context, api proto.AgentServiceClient) error {
@@ -88,8 +90,8 @@ func (a *agent) runReporter(ctx context.Context, api proto.AgentServiceClient) e
 				r.reset()
 				return true
 			}
-			if ctx.Err() == nil {
-				a.logger.Warn("connection reports not delivered yet", "pending", a.reportsPending(), "error", disconnect.Scrub(err.Error()))
+			if ctx.Err() == nil && r.attempts == 0 { // told once, until it works again
+				a.logger.Warn(msgNotDelivered, "pending", a.reportsPending(), "error", disconnect.Scrub(err.Error()))
 			}
 			if !sleep(ctx, r.next()) {
 				return false
@@ -141,12 +143,24 @@ func (a *agent) sendReports(ctx context.Context, api proto.AgentServiceClient) e
 		if err != nil {
 			return fmt.Errorf("report connections: %w", err)
 		}
-		for _, r := range answer.GetRefused() {
-			a.logger.Error("connection report refused as invalid", "index", r.GetIndex(), "error", disconnect.Scrub(r.GetMessage()))
-		}
+		a.logRefused(batch, answer.GetRefused())
 		if err := a.reportsDelivered(len(batch), len(answer.GetRefused())); err != nil {
 			return err
 		}
+	}
+}
+
+// logRefused tells of reports that the server will never take. The rest of the batch is
+// stored.
+func (a *agent) logRefused(batch []*proto.ReportConnectionRequest, refused []*proto.ReportConnectionsResponse_Refusal) {
+	for _, r := range refused {
+		var c *proto.Connection
+		if i := int(r.GetIndex()); i < len(batch) {
+			c = batch[i].GetConnection()
+		}
+		id, _ := uuid.FromBytes(c.GetId())
+		a.logger.Error("connection report refused as invalid", "connection_id", id.String(),
+			"action", c.GetAction().String(), "error", disconnect.Scrub(r.GetMessage()))
 	}
 }
 

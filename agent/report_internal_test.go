@@ -39,7 +39,7 @@ func (s *testSite) delivered(t *testing.T, a *agent) []*proto.Connection {
 func TestReportsReachTheServer(t *testing.T) {
 	s := newTestSite(t)
 	s.api.mu.Lock()
-	s.api.busy = 2
+	s.api.busy = 3
 	s.api.mu.Unlock()
 	a, recorder := s.startAgent(t, nil)
 	first := a.reportConnection(uuid.UUID{1}, proto.Connection_SSH, "")
@@ -51,7 +51,15 @@ func TestReportsReachTheServer(t *testing.T) {
 	require.Equal(t, proto.Connection_DISCONNECT, got[1].GetAction())
 	require.Equal(t, got[0].GetTimestamp().AsTime(), got[1].GetConnectedAt().AsTime(), "an end stands for itself")
 	require.Equal(t, disconnect.Graceful, wire.ToAttribution(got[1].GetAttribution()).Reason)
-	recorder.WaitForMessage(testutil.Context(t, 20*time.Second), "connection report refused as invalid")
+	refused := recorder.WaitForMessage(testutil.Context(t, 20*time.Second), "connection report refused as invalid")
+	require.Equal(t, uuid.UUID(id(2)).String(), refused.Attrs["connection_id"])
+	told := 0
+	for _, r := range recorder.Records() {
+		if r.Message == msgNotDelivered {
+			told++
+		}
+	}
+	require.Equal(t, 1, told, "a server that fails for a while is told of once")
 }
 
 // TestAgentAnnouncesWhatIsOpen: on every link, before anything else; what the server

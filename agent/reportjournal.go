@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"path/filepath"
 	"time"
 
@@ -19,9 +20,10 @@ const (
 	// maxRecords bounds the journal. Each of maxReports connections may have a record of
 	// its beginning and one of its end, and no text in them is longer than Scrub allows.
 	maxRecords = 32 << 20
-	// signEvery is how often the record of connections that are open has a sign of life:
-	// how precisely the next life knows when this one died.
-	signEvery = 5 * time.Second
+	// signEvery is how often the journal is touched while connections are open. It writes
+	// a sign of life when the last is 5 s old: by up to 7 s the next life may believe that
+	// this one died too early.
+	signEvery = 2 * time.Second
 )
 
 const msgNoRecord = "the record of connections cannot be used: what the server has not heard when this agent dies is lost"
@@ -59,6 +61,9 @@ func (a *agent) openReports() {
 		a.addGap(*left.Gap, whyGap(left))
 	}
 	ended, unread := a.recoverReports(left)
+	if len(ended) > 0 {
+		obituary(left).Log(context.Background(), a.logger, "connections of a former life ended", slog.Int("connections", len(ended)))
+	}
 	for _, c := range ended {
 		a.countReported(c, c.GetType(), c.GetTimestamp().AsTime().Sub(c.GetConnectedAt().AsTime()))
 	}

@@ -1,7 +1,6 @@
 package soak
 
 import (
-	"fmt"
 	"syscall"
 	"testing"
 	"time"
@@ -87,7 +86,8 @@ func lines(t *testing.T, agent *site.Process, r row) (all []map[string]any) {
 func TestRowsSayWhatTheAgentSaw(t *testing.T) {
 	t.Parallel()
 	s := site.New(t, "--outage-limit", "4s")
-	const client, agent = "agent_to_client", "server_to_agent"
+	servers := []*site.Process{s.Server}
+	const client = "agent_to_client"
 	for _, tc := range []struct {
 		app, command string
 		end          func(*named)
@@ -103,7 +103,11 @@ func TestRowsSayWhatTheAgentSaw(t *testing.T) {
 			fields{client, "client_closed", "client", true, "the client was told to stop", -1}},
 		{"lost", "exec sleep 60", func(n *named) { n.p.Kill() },
 			fields{client, "network_timeout", "network", false, "", -1}},
-		{"after-the-server", "sleep 3; exit 5", func(n *named) { n.s.Server.Kill(); n.s.StartServer() },
+		{"after-the-server", "sleep 3; exit 5", func(n *named) {
+			n.s.Server.Kill()
+			n.s.StartServer()
+			servers = append(servers, n.s.Server)
+		},
 			fields{client, "process_exited", "agent", true, "process exited with error status: 5", 5}},
 	} {
 		t.Run(tc.app, func(t *testing.T) {
@@ -142,25 +146,65 @@ func TestRowsSayWhatTheAgentSaw(t *testing.T) {
 		s.StartAgent("--outage-limit", "4s")
 		r := n.row()
 		require.Equal(t, fields{client, "peer_crashed", "agent", false, "the agent died without a goodbye", -1}, ofRow(r))
-		require.WithinDuration(t, before, *r.DisconnectedAt, 7*time.Second)
+		require.WithinDuration(t, before, *r.DisconnectedAt, 8*time.Second)
+		told := s.Agent.Ending("connections of a former life ended", client, "peer_crashed", "agent", false)
+		require.Equal(t, ofRow(r), ofLine(told), "the next life says so too")
 		require.Equal(t, 255, n.p.Wait())
 	})
 	t.Run("links", func(t *testing.T) {
 		s.Server.Stop()
 		s.StartServer()
+		servers = append(servers, s.Server)
 		s.AwaitAgent("online")
 		s.Agent.Stop()
-		var reasons []string
 		site.Eventually(t, "no open link", func() bool { return len(open(connections(t, s))) == 0 })
-		for _, r := range connections(t, s) {
-			checkWords(t, r)
-			if r.ConnectType == agent {
-				reasons = append(reasons, fmt.Sprint(*r.Reason, " ", *r.Initiator))
+		checkLinkRows(t, servers, connections(t, s))
+	})
+	t.Run("the workspace is deleted", func(t *testing.T) {
+		s.StartAgent("--outage-limit", "4s")
+		n := begin(t, s, "deleted", "exec sleep 20")
+		s.Must("workspace", "delete", "dev")
+		r := n.row()
+		got := lines(t, s.Agent, r)
+		require.Len(t, got, 1)
+		require.Equal(t, ofLine(got[0]), ofRow(r))
+		require.Equal(t, "workspace_stopped", *r.Reason)
+		require.Equal(t, 3, s.Agent.Wait())
+	})
+}
+
+// checkLinkRows wants the words of the servers' lines in the rows of control links: those
+// of a server that was killed have none.
+func checkLinkRows(t *testing.T, servers []*site.Process, rows []row) {
+	t.Helper()
+	var said, stored []fields
+	var reasons []string // of the agent's links, the newest first
+	for _, r := range rows {
+		if r.ConnectType == "agent_to_client" {
+			continue
+		}
+		checkWords(t, r)
+		if r.ConnectType == "server_to_agent" {
+			reasons = append(reasons, *r.Reason+" "+*r.Initiator)
+		}
+		if *r.Reason != "peer_crashed" || *r.Initiator != "server" {
+			stored = append(stored, ofRow(r))
+		}
+	}
+	site.Eventually(t, "a line for each row", func() bool { // it may be written after the row
+		said = nil
+		for _, server := range servers {
+			for _, msg := range []string{"agent control link ended", "client control link ended"} {
+				for _, record := range server.Stderr.Endings(t, msg) {
+					said = append(said, ofLine(record))
+				}
 			}
 		}
-		require.Equal(t, []string{ // the newest first
-			"server_shutdown agent", "server_shutdown server", "network_error network",
-			"server_shutdown agent", "peer_crashed server",
-		}, reasons)
+		return len(said) >= len(stored)
 	})
+	require.ElementsMatch(t, said, stored)
+	require.Equal(t, []string{
+		"server_shutdown agent", "server_shutdown server", "network_error network",
+		"server_shutdown agent", "peer_crashed server",
+	}, reasons)
 }

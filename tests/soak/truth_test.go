@@ -147,8 +147,8 @@ func (x *trouble) judgeCrash(v *seen, r row) string {
 		return "a crash, though the client was told of another end"
 	}
 	killed := slices.ContainsFunc(x.killed.agents, func(at time.Time) bool {
-		// The agent's last sign of life is up to 5 s older than its death.
-		return r.ConnectedAt.Before(at.Add(time.Second)) && r.DisconnectedAt.After(at.Add(-7*time.Second)) && r.DisconnectedAt.Before(at.Add(time.Second))
+		// The agent's last sign of life is up to 7 s older than its death.
+		return r.ConnectedAt.Before(at.Add(time.Second)) && r.DisconnectedAt.After(at.Add(-8*time.Second)) && r.DisconnectedAt.Before(at.Add(time.Second))
 	})
 	if !killed {
 		return "a crash of an agent that nobody killed"
