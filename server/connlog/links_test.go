@@ -46,6 +46,7 @@ func TestLinksThatCannotBeWritten(t *testing.T) {
 		<-time.After(time.Minute)
 		waiting, dropped := r.log.Waiting()
 		require.GreaterOrEqual(t, waiting, 700)
+		require.Positive(t, r.log.WriteFailures())
 		require.Zero(t, dropped)
 		require.Equal(t, 1, r.said("cannot record control links now"))
 
