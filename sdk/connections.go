@@ -11,6 +11,8 @@ import (
 	"net/url"
 	"strconv"
 	"time"
+
+	"fairlead.dev/fairlead/disconnect"
 )
 
 // Connection is one row of the connection log. What says how it ended is null until it
@@ -159,13 +161,19 @@ func (c *Client) FollowConnections(ctx context.Context, q ConnectionQuery, each 
 	}
 	defer lines.Close()
 	for decoder := json.NewDecoder(lines); ; {
-		var row Connection
-		if err := decoder.Decode(&row); errors.Is(err, io.EOF) {
-			return &Error{Code: CodeUnavailable, Message: fmt.Sprintf("the server at %s ended the stream", c.base)}
+		var line struct {
+			Connection
+			Error *ErrorBody `json:"error"` // the last line, if the server ends it
+		}
+		if err := decoder.Decode(&line); errors.Is(err, io.EOF) {
+			return &Error{Code: CodeUnavailable, Message: fmt.Sprintf("the stream of the server at %s was cut", c.base)}
 		} else if err != nil {
 			return c.unreachable(err)
 		}
-		if err := each(row); err != nil {
+		if e := line.Error; e != nil {
+			return &Error{Code: disconnect.Scrub(e.Code), Message: fmt.Sprintf("the server at %s ended the stream: %s", c.base, disconnect.Scrub(e.Message))}
+		}
+		if err := each(line.Connection); err != nil {
 			return err
 		}
 	}

@@ -146,7 +146,7 @@ func TestGapsWithoutEnd(t *testing.T) {
 		require.True(t, began.Add(2*time.Second).Equal(gaps()[0].Ended))
 		tell(time.Now(), time.Now().Add(-time.Minute)) // the wrong way round
 		tell(time.Time{}, time.Now())
-		require.NoError(t, r.db.WriteConnections(t.Context(), func(tx *store.ConnTx) error {
+		require.NoError(t, r.db.WriteConnections(t.Context(), false, func(tx *store.ConnTx) error {
 			return fill(t.Context(), tx, agent.Workspace, 995)
 		}))
 		for range 20 {

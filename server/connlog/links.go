@@ -143,7 +143,7 @@ func (o *own) apply(ctx context.Context, tx *store.ConnTx) ([]store.Connection, 
 	for i := range o.rows {
 		row := &o.rows[i]
 		var err error
-		if o.rows[i].Key == 0 {
+		if row.Key == 0 {
 			err = tx.Insert(ctx, row)
 		} else {
 			err = tx.Update(ctx, row)

@@ -43,10 +43,11 @@ var ErrNotYours = errors.New("this connection id belongs to another workspace")
 
 // Report stores what an agent reports, in order; sentAt is its clock now. A report that
 // came before changes nothing. refused tells, by index, which reports are against the
-// rules; all the others are on disk when Report returns without an error.
+// rules; all the others are on disk, also after a power cut, when Report returns without an
+// error.
 func (l *Log) Report(ctx context.Context, agent Agent, sentAt time.Time, reports []Report) (refused map[int]error, err error) {
 	clock := l.clockOf(agent, sentAt)
-	err = l.write(ctx, func(ctx context.Context, tx *store.ConnTx) (changed []store.Connection, err error) {
+	err = l.writeSynced(ctx, func(ctx context.Context, tx *store.ConnTx) (changed []store.Connection, err error) {
 		no := make(map[int]error)
 		for i, r := range reports {
 			row, news, err := applyReport(ctx, tx, agent, clock, r)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"fairlead.dev/fairlead/server/store"
@@ -21,14 +22,24 @@ type apply func(context.Context, *store.ConnTx) (changed []store.Connection, err
 
 // change is an operation and who waits for it.
 type change struct {
-	apply apply
-	done  chan error // has one place
+	apply  apply
+	synced bool       // it must survive a power cut
+	done   chan error // has one place
 }
 
 // write makes a change in a transaction that it shares with whoever writes at the same
-// time, and returns when that is on disk. A change whose caller has left is still made.
+// time, and returns when that is stored. A change whose caller has left is still made.
 func (l *Log) write(ctx context.Context, apply apply) error {
-	c := &change{apply: apply, done: make(chan error, 1)}
+	return l.make(ctx, &change{apply: apply, done: make(chan error, 1)})
+}
+
+// writeSynced is write for what somebody else forgets when it returns: it survives a
+// power cut.
+func (l *Log) writeSynced(ctx context.Context, apply apply) error {
+	return l.make(ctx, &change{apply: apply, synced: true, done: make(chan error, 1)})
+}
+
+func (l *Log) make(ctx context.Context, c *change) error {
 	select {
 	case l.changes <- c:
 	case <-l.done:
@@ -152,7 +163,8 @@ func (l *Log) transact(batch []*change) (changed []store.Connection, failed int,
 	ctx, cancel := context.WithTimeout(context.Background(), writeTimeout)
 	defer cancel()
 	failed = -1
-	err = l.cfg.Store.WriteConnections(ctx, func(tx *store.ConnTx) error {
+	synced := slices.ContainsFunc(batch, func(c *change) bool { return c.synced })
+	err = l.cfg.Store.WriteConnections(ctx, synced, func(tx *store.ConnTx) error {
 		for i, c := range batch {
 			rows, err := c.apply(ctx, tx)
 			if err != nil {

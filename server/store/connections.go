@@ -153,9 +153,14 @@ type ConnTx struct {
 	prepared map[string]*sql.Stmt // until the transaction ends
 }
 
-// WriteConnections runs fn in one write transaction: all of it is stored, or nothing.
-func (s *Store) WriteConnections(ctx context.Context, fn func(*ConnTx) error) error {
-	return s.transact(ctx, func(tx *sql.Tx) error {
+// WriteConnections runs fn in one write transaction: all of it is stored, or nothing. If
+// synced, it survives a power cut from then on.
+func (s *Store) WriteConnections(ctx context.Context, synced bool, fn func(*ConnTx) error) error {
+	transact := s.transact
+	if synced {
+		transact = s.withdraw
+	}
+	return transact(ctx, func(tx *sql.Tx) error {
 		return fn(&ConnTx{s: s, tx: tx, prepared: make(map[string]*sql.Stmt)})
 	})
 }
@@ -355,12 +360,16 @@ func endingColumns(c *Connection) ending {
 	return e
 }
 
-const connSelect = `SELECT c.key, c.id, c.connect_type, c.type, c.app,
+// connSelect reads whole rows.
+const connSelect = connColumns + ` FROM connections c` + connJoins
+
+const connColumns = `SELECT c.key, c.id, c.connect_type, c.type, c.app,
 	COALESCE(w.id, ''), COALESCE(w.name, ''), COALESCE(o.id, ''), COALESCE(o.name, ''),
 	COALESCE(u.id, ''), COALESCE(u.name, ''),
 	c.instance, c.ip, c.client_version, c.path, c.connected_at, c.observed_at, c.bytes_sent, c.bytes_received,
-	c.live, c.revision, c.provisional, c.disconnected_at, c.ended_observed_at, c.reason, c.initiator, c.detail, c.exit_code
-	FROM connections c
+	c.live, c.revision, c.provisional, c.disconnected_at, c.ended_observed_at, c.reason, c.initiator, c.detail, c.exit_code`
+
+const connJoins = `
 	LEFT JOIN logged_workspaces w ON w.no = c.workspace
 	LEFT JOIN logged_users o ON o.no = w.owner
 	LEFT JOIN logged_users u ON u.no = c.user_no`

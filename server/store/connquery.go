@@ -153,6 +153,16 @@ func firstRows(f ConnFilter, all []Connection) []Connection {
 }
 
 func (s *Store) connections(ctx context.Context, f ConnFilter, r connRange) ([]Connection, error) {
+	query, args := s.connQuery(f, r)
+	rows, err := s.read.QueryContext(ctx, query, args...)
+	if err != nil {
+		return nil, err
+	}
+	return collect(rows, scanConnection)
+}
+
+// connQuery returns the query for a page of one range.
+func (s *Store) connQuery(f ConnFilter, r connRange) (query string, args []any) {
 	var q connWhere
 	if r.workspace != 0 {
 		q.and(`c.workspace = ?`, r.workspace)
@@ -161,7 +171,7 @@ func (s *Store) connections(ctx context.Context, f ConnFilter, r connRange) ([]C
 		q.and(`c.user_no = ?`, r.user)
 	}
 	q.filter(f)
-	query := connSelect
+	query = connColumns + ` FROM connections c` + s.engine.pageHint(f, r) + connJoins
 	if len(q.terms) > 0 {
 		query += " WHERE " + strings.Join(q.terms, " AND ")
 	}
@@ -169,12 +179,41 @@ func (s *Store) connections(ctx context.Context, f ConnFilter, r connRange) ([]C
 	if !f.Ascending {
 		query += " DESC"
 	}
-	query += " LIMIT " + strconv.Itoa(f.Limit)
-	rows, err := s.read.QueryContext(ctx, query, q.args...)
-	if err != nil {
-		return nil, err
+	return query + " LIMIT " + strconv.Itoa(f.Limit), q.args
+}
+
+// sqlitePageHint names the index of which a page is a range: SQLite does not know how
+// many rows have a value, and would take an index that has too many.
+func sqlitePageHint(f ConnFilter, r connRange) string {
+	if f.IDPrefix != "" {
+		return ` NOT INDEXED`
 	}
-	return collect(rows, scanConnection)
+	var columns []string
+	if r.workspace != 0 {
+		columns = append(columns, "workspace")
+	}
+	switch { // what few rows have comes first
+	case f.UserName != "" || r.user != 0:
+		columns = append(columns, "user")
+	case f.Status != 0 && f.Status != StatusClosed:
+		columns = append(columns, "live")
+	case f.Reason != nil:
+		columns = append(columns, "reason")
+	case f.App != "":
+		columns = append(columns, "app")
+	case f.Type != nil:
+		columns = append(columns, "type")
+	case f.Initiator != nil:
+		columns = append(columns, "initiator")
+	case f.Expected != nil:
+		columns = append(columns, "expected")
+	case f.ConnectType != 0:
+		columns = append(columns, "connect_type")
+	}
+	if len(columns) == 0 {
+		return ""
+	}
+	return ` INDEXED BY connections_by_` + strings.Join(columns, "_")
 }
 
 // connWhere grows a condition.

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"fairlead.dev/fairlead/disconnect"
 	"fairlead.dev/fairlead/server/store"
 	"fairlead.dev/fairlead/testutil"
 )
@@ -111,6 +112,17 @@ var withdrawals = map[string]withdrawal{
 			return !valid, err
 		},
 	},
+	"connection reported": { // its agent forgets it
+		func(ctx context.Context, s *store.Store) error {
+			return s.WriteConnections(ctx, true, func(tx *store.ConnTx) error {
+				return tx.Insert(ctx, &store.Connection{ID: reported, ConnectType: disconnect.ClientToServer, ConnectedAt: t0, Status: store.StatusOpen})
+			})
+		},
+		func(ctx context.Context, s *store.Store) (bool, error) {
+			rows, err := s.Connections(ctx, store.ConnFilter{IDPrefix: reported, Limit: 1})
+			return len(rows) == 1, err
+		},
+	},
 	nothing: { // a write that nobody's right depends on
 		func(ctx context.Context, s *store.Store) error { return s.TouchToken(ctx, "token", t0) },
 		func(ctx context.Context, s *store.Store) (bool, error) {
@@ -122,6 +134,7 @@ var withdrawals = map[string]withdrawal{
 
 const (
 	nothing          = "nothing"
+	reported         = "6ba7b810-9dad-11d1-80b4-00c04fd430c8"
 	withdrawVariable = "STORE_TEST_WITHDRAW" // the name of one of withdrawals
 	storeVariable    = "STORE_TEST_DIR"
 )

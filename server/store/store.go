@@ -33,6 +33,8 @@ type engine struct {
 	isUnique func(err error) bool
 	// syncCommits makes a connection's commits wait for the disk; deferSyncs ends that.
 	syncCommits, deferSyncs string
+	// pageHint stands behind the table in the query for a page of connections.
+	pageHint func(ConnFilter, connRange) string
 }
 
 // Close closes the database and releases the state directory. Call it once.
@@ -67,7 +69,8 @@ func (s *Store) transact(ctx context.Context, fn func(tx *sql.Tx) error) error {
 	return transact(ctx, s.write, fn)
 }
 
-// withdraw is transact for what takes a right away: it is on the disk, with all that was
+// withdraw is transact for what takes a right away, or what somebody else forgets once
+// it is here: it is on the disk, with all that was
 // written before, when withdraw returns without an error.
 func (s *Store) withdraw(ctx context.Context, fn func(tx *sql.Tx) error) error {
 	conn, err := s.write.Conn(ctx) // the only one: other writers wait

@@ -77,6 +77,7 @@ var sections = []struct {
 	{"raw", (*bench).reportRaw},
 	{"memory", (*bench).reportMemory},
 	{"restart", (*bench).reportRestarts},
+	{"connlog", (*bench).reportLog},
 }
 
 // progress tells the person who waits.

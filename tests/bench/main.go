@@ -49,7 +49,7 @@ func main() {
 }
 
 // commands are the other processes of the bench, which it starts itself.
-var commands = map[string]func(args []string) error{nodeCommand: runNode, fleetCommand: runFleet}
+var commands = map[string]func(args []string) error{nodeCommand: runNode, fleetCommand: runFleet, reportersCommand: runReporters}
 
 func sectionNames() string {
 	names := make([]string, len(sections))
