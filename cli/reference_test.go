@@ -87,6 +87,7 @@ func describe(page *strings.Builder, cmd *cobra.Command) {
 		if value == "false" || value == "0" || value == "0s" || value == "[]" {
 			value = ""
 		}
+		value = strings.Replace(value, "/state/fairlead/server", shownStateDir("server"), 1)
 		rows = append(rows, fmt.Sprintf("| %s | %s | %s |\n", name, value, strings.ReplaceAll(f.Usage, "|", "\\|")))
 	})
 	if len(rows) > 0 {
