@@ -147,7 +147,7 @@ func newRelayCreate(s streams) *cobra.Command {
 	}
 	cmd.Flags().StringVar(&tokenFile, "token-file", "", "write the relay's token to this new file (mode 0600) instead of showing it")
 	cmd.Flags().StringVar(&region, "region", "", "short name of the region it stands in (the relay's name if empty)")
-	withAPI(cmd, s, func(cmd *cobra.Command, api *sdk.Client, args []string, asJSON bool) error {
+	withAdminAPI(cmd, s, func(cmd *cobra.Command, api *sdk.Client, args []string, asJSON bool) error {
 		file, err := newSecretFile(tokenFile) // before the token exists, which is shown once
 		if err != nil {
 			return err
@@ -179,7 +179,7 @@ func newRelayCreate(s streams) *cobra.Command {
 
 func newRelayList(s streams) *cobra.Command {
 	cmd := &cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "List the relays that are processes of their own (for admins)", Args: cobra.NoArgs}
-	withAPI(cmd, s, func(cmd *cobra.Command, api *sdk.Client, _ []string, asJSON bool) error {
+	withAdminAPI(cmd, s, func(cmd *cobra.Command, api *sdk.Client, _ []string, asJSON bool) error {
 		all, err := api.Relays(cmd.Context())
 		if err != nil {
 			return err
@@ -203,7 +203,7 @@ func newRelayDelete(s streams) *cobra.Command {
 		Short: "Delete a relay: nodes leave it, and it stops (for admins)",
 		Args:  cobra.ExactArgs(1),
 	}
-	withAPI(cmd, s, func(cmd *cobra.Command, api *sdk.Client, args []string, asJSON bool) error {
+	withAdminAPI(cmd, s, func(cmd *cobra.Command, api *sdk.Client, args []string, asJSON bool) error {
 		if err := api.DeleteRelay(cmd.Context(), args[0]); err != nil {
 			return err
 		}

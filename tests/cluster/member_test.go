@@ -22,6 +22,7 @@ func TestMemberIsToldWhatIsNotTheirs(t *testing.T) {
 		{"user", "list"}, {"user", "create", "eve"}, {"user", "role", "bob", "admin"}, {"user", "disable", "admin"},
 		{"token", "list", "--all"}, {"token", "list", "--user", "admin"},
 		{"token", "create", "x", "--user", "admin"},
+		{"relay", "list"}, {"relay", "create", "x"}, {"relay", "delete", "x"},
 	} {
 		require.Equal(t, site.Result{Code: 1, Stderr: "fairlead: this is for admins, and bob is a member\n"}, bob.Run(args...), "%q", args)
 	}
