@@ -77,10 +77,15 @@ func sessionPolicy(p *proto.Orders_Policy) agentssh.Policy {
 	}
 }
 
-// heedNotice keeps the platform's notice, and tells who sits at a terminal of a new one.
+// heedNotice keeps the platform's notice, and tells who sits at a terminal of a new one,
+// and of one that was withdrawn. The server also drops one whose time is over: that is no
+// news.
 func (a *agent) heedNotice(n *proto.Orders_Notice) {
 	if n == nil {
-		a.notice.Store(nil)
+		if old := a.notice.Swap(nil); old != nil && time.Now().Before(old.until) {
+			a.logger.Info("the platform's notice is withdrawn", "kind", old.kind)
+			a.ssh.Announce("the platform leaves this workspace where it is: the notice is withdrawn")
+		}
 		return
 	}
 	heard := &notice{

@@ -336,8 +336,11 @@ func TestPlatformNotice(t *testing.T) {
 		evicted(t, "agent_to_client", rows(s.Home, "--id", stored.ID)[0])
 	})
 	t.Run("withdrawn", func(t *testing.T) {
+		sh := s.OpenShell("dev")
 		require.Contains(t, s.Must("workspace", "notice", "dev", "--withdraw"), "withdrawn")
+		sh.Out.AwaitText(t, "fairlead: the platform leaves this workspace where it is: the notice is withdrawn")
 		s.Agent.Stop()
+		require.Equal(t, 255, sh.Wait())
 		require.Equal(t, "server_shutdown", closedRow(s.Home, "server_to_agent").Reason)
 	})
 }
