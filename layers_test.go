@@ -155,6 +155,7 @@ var thirdParty = []struct {
 	{"go.opentelemetry.io/...", append([]string{"telemetry"}, forTests...), "one place decides what leaves the process"},
 	{"net/http/pprof", []string{"metrics"}, "it adds itself to the default mux, and shows what nobody else should see"},
 	{"github.com/spf13/...", []string{"cli"}, "commands and flags live in cli"},
+	{"github.com/modelcontextprotocol/...", []string{"cli"}, "a coding agent asks the same questions as a person, by one command"},
 	{"github.com/creack/pty", []string{"pty"}, "platform differences of terminals stay in pty"},
 	{"log", []string{"cli"}, "there is one logger, log/slog; cli silences the other, which net/http writes to"},
 	{"testing/...", forTests, "it is for tests"},
