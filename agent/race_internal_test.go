@@ -42,8 +42,10 @@ func raceEnds(t *testing.T, round int) {
 	a.routines.Go(func() { _ = a.ssh.Serve(listener) })
 
 	before := startSession(t, listener.Addr(), "exit 9")
+	require.NotZero(t, a.reportsPending(), "a session that its client has is on record")
 	var exit *ssh.ExitError
 	require.ErrorAs(t, before.Wait(), &exit)
+	require.Equal(t, 2, a.reportsPending(), "an end that its client was told of is on record")
 
 	shake := func() { <-time.After(rand.N(20 * time.Millisecond)) }
 	var race sync.WaitGroup

@@ -525,3 +525,50 @@ func TestNoDescriptorStaysOpen(t *testing.T) {
 	use(30)
 	require.LessOrEqual(t, count(), before+3, "30 sessions left something")
 }
+
+// TestRecordComesFirst: the tracker hears of a session before its request is answered, and
+// of its end before the exit status is sent. What a client has seen is then on record,
+// whenever the agent dies.
+func TestRecordComesFirst(t *testing.T) {
+	t.Parallel()
+	begin, end := make(chan struct{}), make(chan struct{})
+	h := newHost(t, func(c *agentssh.Config) {
+		track := c.Track
+		c.Track = func(s agentssh.Session) (string, func(agentssh.Ended)) {
+			<-begin
+			id, ended := track(s)
+			return id, func(e agentssh.Ended) {
+				<-end
+				ended(e)
+			}
+		}
+	})
+	_, client, _ := h.session()
+	ch, requests, err := client.OpenChannel("session", nil)
+	require.NoError(t, err)
+	heard := func(f func() error) <-chan error {
+		done := make(chan error, 1)
+		go func() { done <- f() }()
+		select {
+		case err := <-done:
+			t.Error("the client heard of it before it was on record")
+			done <- err
+		case <-time.After(100 * time.Millisecond):
+		}
+		return done
+	}
+	started := heard(func() error {
+		_, err := ch.SendRequest("exec", true, ssh.Marshal(struct{ Command string }{"exit 4"}))
+		return err
+	})
+	close(begin)
+	require.NoError(t, <-started)
+	over := heard(func() error {
+		if req := <-requests; req == nil || req.Type != "exit-status" {
+			return errors.New("no exit status")
+		}
+		return nil
+	})
+	close(end)
+	require.NoError(t, <-over)
+}
