@@ -159,3 +159,18 @@ flag (others on the machine can read those), and stand only in a file that nobod
 	require.NoError(t, err)
 	require.Equal(t, page.String(), string(have), "docs/options.md is stale: run go generate ./cli")
 }
+
+// TestOptionsThatNeverWork: their exit code keeps a service manager from trying again.
+func TestOptionsThatNeverWork(t *testing.T) {
+	for want, args := range map[string][]string{
+		"trusted proxies:":                    {"server", "--trusted-proxies", "10.0.0.0/33"},
+		"must be given together":              {"server", "--tls-cert", "cert.pem"},
+		"access URL:":                         {"server", "--access-url", "fairlead"},
+		"refusing to serve 0.0.0.0:0 without": {"server", "--listen", "0.0.0.0:0", "--stun-listen", ""},
+	} {
+		code, out, errOut := runCLI(t, append(args, "--state-dir", t.TempDir())...)
+		require.Equal(t, exitUsage, code, errOut)
+		require.Contains(t, errOut, want)
+		require.Empty(t, out)
+	}
+}

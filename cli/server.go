@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"fairlead.dev/fairlead/httpport"
 	"fairlead.dev/fairlead/server"
 )
 
@@ -35,7 +36,10 @@ func newServer(s streams) *cobra.Command {
 	options := addOptions(cmd, serverOptions(&opts)...)
 	logger := logFlags(cmd, s.err)
 	cmd.RunE = options.run(func(cmd *cobra.Command, _ []string) error {
-		var err error
+		err := opts.Check()
+		if err != nil {
+			return withCode(exitUsage, err)
+		}
 		if opts.Logger, err = logger(); err != nil {
 			return err
 		}
@@ -52,7 +56,7 @@ func newServer(s streams) *cobra.Command {
 		defer stop()
 		srv, err := server.New(ctx, opts)
 		if err != nil {
-			return err
+			return notStarted(err)
 		}
 		countExport(srv.Metrics(), export)
 		printAdminCode(s.out, srv)
@@ -60,6 +64,15 @@ func newServer(s streams) *cobra.Command {
 	})
 	cmd.AddCommand(newServerBackup(s), newServerRestore(s))
 	return cmd
+}
+
+// notStarted makes an error a usage error if another try with the same options fails
+// again, so that nobody restarts the process for ever.
+func notStarted(err error) error {
+	if clear := (*httpport.InTheClearError)(nil); errors.As(err, &clear) || errors.Is(err, httpport.ErrHalfTLS) {
+		return withCode(exitUsage, err)
+	}
+	return err
 }
 
 // saveMemory makes the garbage collector run at a quarter of garbage instead of one as

@@ -20,6 +20,14 @@ import (
 // ErrHalfTLS is a certificate without its key, or the other way round.
 var ErrHalfTLS = errors.New("a TLS certificate and its key must be given together")
 
+// InTheClearError refuses to serve tokens in the clear to a network. Another try with
+// the same options fails again.
+type InTheClearError struct{ Listen string }
+
+func (e *InTheClearError) Error() string {
+	return "refusing to serve " + e.Listen + " without TLS: give --tls-cert and --tls-key, or --behind-proxy if a proxy does TLS, or --insecure-http to accept the risk"
+}
+
 // Options say what to open.
 type Options struct {
 	// Listen is the address and port, such as "127.0.0.1:8080". Port 0 takes a free one.
@@ -63,8 +71,7 @@ func Open(ctx context.Context, opts Options) (net.Listener, error) {
 	}
 	// Judging the bound address, not the text, sees through names and empty hosts.
 	if !opts.BehindProxy && !opts.InsecureHTTP && !isLoopback(ln.Addr()) {
-		refusal := fmt.Errorf("refusing to serve %s without TLS: give --tls-cert and --tls-key, or --behind-proxy if a proxy does TLS, or --insecure-http to accept the risk", opts.listenText(ln))
-		return nil, errors.Join(refusal, ln.Close())
+		return nil, errors.Join(&InTheClearError{opts.listenText(ln)}, ln.Close())
 	}
 	return ln, nil
 }

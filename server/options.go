@@ -72,6 +72,13 @@ type Options struct {
 // told otherwise.
 const DefaultConnectionRetention = 90 * 24 * time.Hour
 
+// Check returns what is wrong with opts in one sentence, as far as no port and no file
+// needs to be opened to tell.
+func (opts Options) Check() error {
+	_, err := opts.normalized()
+	return err
+}
+
 // normalized returns opts with defaults filled in, or what is wrong with them in one
 // sentence.
 func (opts Options) normalized() (Options, error) {
