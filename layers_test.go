@@ -162,6 +162,7 @@ var thirdParty = []struct {
 	{"github.com/stretchr/testify/...", forTests, "it is for tests"},
 	{"github.com/google/go-cmp/...", forTests, "it is for tests"},
 	{"go.uber.org/goleak", forTests, "it is for tests"},
+	{"github.com/charmbracelet/...", forTests, "an emulator is for tests: it would be the slowest part of a terminal"},
 }
 
 // nowhere lists imports that no file may have, tests included.

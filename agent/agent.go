@@ -23,6 +23,7 @@ import (
 	"fairlead.dev/fairlead/agent/agentcontextconfig"
 	"fairlead.dev/fairlead/agent/agentssh"
 	"fairlead.dev/fairlead/agent/proto"
+	"fairlead.dev/fairlead/agent/reconnectingpty"
 	"fairlead.dev/fairlead/companion"
 	"fairlead.dev/fairlead/control"
 	"fairlead.dev/fairlead/disconnect"
@@ -34,6 +35,8 @@ import (
 const (
 	// DefaultOutageLimit is how long a client may be silent before its sessions end.
 	DefaultOutageLimit = 60 * time.Second
+	// DefaultDetachedLimit is how long a terminal lives while nobody is attached.
+	DefaultDetachedLimit = reconnectingpty.DefaultDetachedLimit
 	// DefaultShutdownTimeout bounds Close.
 	DefaultShutdownTimeout = 5 * time.Second
 )
@@ -59,6 +62,8 @@ type Options struct {
 	ForceRelay bool
 	// OutageLimit is how long a client may be silent before its sessions end.
 	OutageLimit time.Duration
+	// DetachedLimit ends a terminal that nobody was attached to for so long.
+	DetachedLimit time.Duration
 	// ShutdownTimeout bounds Close.
 	ShutdownTimeout time.Duration
 	ContextConfig   agentcontextconfig.Config
@@ -112,6 +117,7 @@ type agent struct {
 	peers     *tailnet.PeerBook
 	relay     *tailnet.RelayDialer
 	ssh       *agentssh.Server
+	terminals *reconnectingpty.Manager
 	companion *companion.Host
 
 	gauges gauges
@@ -211,12 +217,14 @@ func (a *agent) init() error {
 		OnGoodbye:   a.clientSaidGoodbye,
 		OnSilence:   a.clientIsSilent,
 	})
+	a.terminals = reconnectingpty.New(reconnectingpty.Config{Logger: a.logger, DetachedLimit: a.opts.DetachedLimit})
 	a.ssh = agentssh.New(agentssh.Config{
 		Logger:     a.logger,
 		HostKey:    a.state.hostKey,
 		Settings:   a.sessionSettings,
 		StripEnv:   []string{EnvToken, envLogin},
 		Track:      a.trackSession,
+		Terminals:  terminals{a},
 		PeerEnding: a.peerEnding,
 		Judge: func(err error) disconnect.Attribution {
 			return tailnet.Judge(err, disconnect.AgentToClient, disconnect.Agent)

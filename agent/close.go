@@ -48,12 +48,15 @@ func (a *agent) shutdown(ctx context.Context) error {
 	return errors.Join(err, a.closeReports(), a.state.close())
 }
 
-// endSessions ends every SSH session. A process that ignores the hang-up is killed in
+// endSessions ends every SSH session and every terminal. A process that ignores the hang-up is killed in
 // time for what comes after: the clients' goodbye, the last reports, the server.
 func (a *agent) endSessions(ctx context.Context, g disconnect.Goodbye) error {
 	ctx, cancel := context.WithTimeout(ctx, a.opts.ShutdownTimeout/2)
 	defer cancel()
-	return a.ssh.Close(ctx, g)
+	err := a.ssh.Close(ctx, g)
+	// Viewers have ended by now, for the same cause.
+	a.terminals.Close(ctx, g.On(disconnect.AgentToClient))
+	return err
 }
 
 // leaveServer ends coordination and control link in order, or cuts them when the

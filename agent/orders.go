@@ -55,6 +55,7 @@ func (a *agent) obey(orders *proto.Orders) {
 		word := serversWord(stop.GetGoodbye())
 		a.stop.Store(&word)
 		a.ssh.Refuse(word)
+		a.terminals.EndAll(word)
 	} else {
 		a.stop.Store(nil)
 		a.ssh.Allow()

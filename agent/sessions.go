@@ -54,6 +54,9 @@ func (a *agent) trackSession(s agentssh.Session) (id string, ended func(agentssh
 	open := &proto.Connection{
 		Id: connection[:], Type: proto.Connection_SSH, App: cmp.Or(s.App, "ssh"), ClientVersion: s.ClientVersion,
 	}
+	if s.Kind == agentssh.KindAttach {
+		open.Type = proto.Connection_RECONNECTING_PTY
+	}
 	open.Ip, open.Path = a.pathOf(client.Addr())
 	open.Principal = a.principalOf(client.Addr())
 	a.live.add(connection.String(), open.GetPrincipal(), s.Name, s.End)

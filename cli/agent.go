@@ -56,7 +56,7 @@ func newAgent(s streams) *cobra.Command {
 		defer func() { err = errors.Join(err, closeMetrics()) }()
 		a, err := agent.New(agent.Options{
 			AccessURL: u, Token: token, StateDir: opts.stateDir, Logger: log, Version: softwareVersion(),
-			ForceRelay: opts.forceRelay, OutageLimit: opts.outageLimit, ShutdownTimeout: opts.shutdownTimeout,
+			ForceRelay: opts.forceRelay, OutageLimit: opts.outageLimit, DetachedLimit: opts.detachedLimit, ShutdownTimeout: opts.shutdownTimeout,
 			ContextConfig: agentcontextconfig.ConfigFromEnv(), Ended: set.Ended,
 		})
 		if err != nil {
@@ -73,12 +73,13 @@ func newAgent(s streams) *cobra.Command {
 type agentOptions struct {
 	url, token, tokenFile, stateDir, metricsListen string
 	forceRelay, insecureHTTP                       bool
-	outageLimit, shutdownTimeout                   time.Duration
+	outageLimit, detachedLimit, shutdownTimeout    time.Duration
 }
 
 // table is the option table of `fairlead agent`.
 func (o *agentOptions) table() []option {
 	o.stateDir, o.outageLimit, o.shutdownTimeout = defaultStateDir("agent"), agent.DefaultOutageLimit, agent.DefaultShutdownTimeout
+	o.detachedLimit = agent.DefaultDetachedLimit
 	return []option{
 		{name: "url", value: &o.url, usage: "URL of the server", argument: true},
 		{name: "agent-token", value: &o.token, usage: "the agent's token", secret: true},
@@ -88,6 +89,7 @@ func (o *agentOptions) table() []option {
 		{name: "force-relay", value: &o.forceRelay, usage: "keep all traffic on the relay, never direct"},
 		{name: "metrics-listen", value: &o.metricsListen, usage: "address and port of /metrics, and of pprof if it is loopback; empty turns both off"},
 		{name: "outage-limit", value: &o.outageLimit, usage: "how long a client may be out of reach before its sessions end"},
+		{name: "detached-limit", value: &o.detachedLimit, usage: "how long a terminal of `fairlead attach` lives while nobody is attached"},
 		{name: "shutdown-timeout", value: &o.shutdownTimeout, usage: "how long a stop may take"},
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
+	"fairlead.dev/fairlead/agent/proto"
 	"fairlead.dev/fairlead/client"
 	"fairlead.dev/fairlead/disconnect"
 	"fairlead.dev/fairlead/sdk"
@@ -34,6 +35,9 @@ type sshCommand struct {
 	env         []string
 	name        string
 	logger      *slog.Logger
+
+	attach *proto.Attach // of `fairlead attach`
+	asJSON bool
 }
 
 func newSSH(s streams) *cobra.Command {
@@ -170,6 +174,8 @@ func (c *sshCommand) report(end client.SessionEnd) error {
 		return withCode(end.ExitCode, end.Err)
 	}
 	switch reason := end.Attribution.Reason; {
+	case c.attach != nil && c.detached(end):
+		return nil
 	case reason == disconnect.Graceful, reason == disconnect.ProcessExited:
 	case c.stdio && end.Attribution.Initiator == disconnect.Client:
 	default:
@@ -182,6 +188,9 @@ func (c *sshCommand) report(end client.SessionEnd) error {
 func (c *sshCommand) serve(ctx context.Context, workspace *client.Workspace) (client.SessionEnd, error) {
 	if c.stdio {
 		return workspace.Stdio(ctx, c.in, c.out), nil
+	}
+	if c.attach != nil {
+		return c.attachTo(ctx, workspace)
 	}
 	return c.session(ctx, workspace)
 }

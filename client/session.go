@@ -35,6 +35,8 @@ type SessionOptions struct {
 	// shell instead.
 	Command string
 	Shell   bool
+	// Subsystem, if not empty, is asked for instead of both.
+	Subsystem string
 	// PTY gives the session a terminal of type Term and of Size. Resize follows the
 	// local one; nil: never.
 	PTY    bool
@@ -213,6 +215,9 @@ func (s *session) start() (<-chan *ssh.Request, error) {
 		if err := s.ask("pty-req", ptyRequest(s.options.Term, s.options.Size)); err != nil {
 			return nil, err
 		}
+	}
+	if name := s.options.Subsystem; name != "" {
+		return requests, s.ask("subsystem", ssh.Marshal(struct{ Name string }{name}))
 	}
 	if s.options.Shell {
 		return requests, s.ask("shell", nil)

@@ -42,6 +42,10 @@ func (s *session) copyInput(p *process) {
 // nobody else. On failure it leaves the pipes open: a process must not die of SIGPIPE
 // before it is known why its client went.
 func (s *session) copyOutput(p *process) {
+	if p.viewer != nil {
+		copyStream(s.bytes.output(s.ch), p.viewer)
+		return
+	}
 	if s.pty != nil {
 		if _, err := s.ch.Write(s.motd()); err == nil {
 			copyStream(s.bytes.output(s.ch), &terminalOutput{p: p})

@@ -86,7 +86,7 @@ func (s *session) command(line string) *exec.Cmd {
 	who := currentAccount()
 	cmd := &exec.Cmd{Path: who.shell, Dir: s.directory(who.home)}
 	name := filepath.Base(who.shell)
-	if s.kind == KindShell {
+	if s.kind == KindShell || (s.kind == KindAttach && line == "") {
 		cmd.Args = []string{"-" + name}
 	} else {
 		cmd.Args = []string{name, "-c", line}

@@ -106,6 +106,11 @@ func newHost(t *testing.T, configure func(*agentssh.Config)) *host {
 	return h
 }
 
+// closes reports whether a log line tells the end of a session.
+func closes(message string) bool {
+	return message == "ssh session closed" || message == "reconnecting pty closed"
+}
+
 // checkOnce proves that each session ended exactly once, in the log and for the
 // tracker, with the same words.
 func (h *host) checkOnce() {
@@ -122,7 +127,7 @@ func (h *host) checkOnce() {
 	}
 	logged := 0
 	for _, e := range h.rec.Endings() {
-		if e.Message != "ssh session closed" {
+		if !closes(e.Message) {
 			continue
 		}
 		logged++
@@ -146,14 +151,14 @@ func (h *host) endings(n int) []ended {
 	h.t.Helper()
 	seen := 0
 	h.rec.WaitFor(testutil.Context(h.t, patience), func(e testutil.Ending) bool {
-		if e.Message == "ssh session closed" {
+		if closes(e.Message) {
 			seen++
 		}
 		return seen == n
 	})
 	var all []ended
 	for _, e := range h.rec.Endings() {
-		if e.Message == "ssh session closed" {
+		if closes(e.Message) {
 			code := e.Attrs["exit_code"].(int64)
 			all = append(all, ended{e.Attrs["connection_id"].(string), e.Attribution, int(code)})
 		}

@@ -12,7 +12,8 @@ import (
 // process is what a session runs: the leader of a process session of its own.
 type process struct {
 	cmd    *exec.Cmd
-	pty    pty.PTY // nil without a terminal
+	pty    pty.PTY // nil without a terminal, and for a viewer
+	viewer Viewer  // of a process that is not the session's own; else nil
 	stdin  io.WriteCloser
 	stdout *os.File // nil on a terminal
 	stderr *os.File // nil on a terminal
@@ -20,6 +21,7 @@ type process struct {
 	exited    chan struct{} // closed by the owner after wait
 	status    exitStatus    // set by wait
 	survivors bool          // set by wait: others of the group were alive
+	sentAway  bool          // set before exited: the viewer, not the process, ended
 }
 
 // startProcess starts cmd on the terminal t, or on pipes if t is nil.
@@ -76,6 +78,9 @@ func closeAll(files []*os.File) {
 
 // wait returns when the process, not what it started, ended. Call it once.
 func (p *process) wait() exitStatus {
+	if p.viewer != nil {
+		return p.status // awaitViewer set it
+	}
 	_ = p.cmd.Wait() // the state says more than the error
 	p.status = statusOf(p.cmd.ProcessState)
 	// An empty group never fills again, and its number may be given to another.
@@ -96,7 +101,7 @@ func (p *process) mayBeSignaled() bool { return !p.hasExited() || p.survivors }
 
 // signal sends the signal called name to the process group.
 func (p *process) signal(name string) error {
-	if !p.mayBeSignaled() {
+	if p.viewer != nil || !p.mayBeSignaled() {
 		return os.ErrProcessDone
 	}
 	return signalGroup(p.cmd.Process.Pid, name)
@@ -105,6 +110,10 @@ func (p *process) signal(name string) error {
 // hangUp asks the group to end. Closing the terminal asks its foreground job too,
 // which has a group of its own.
 func (p *process) hangUp() {
+	if p.viewer != nil {
+		_ = p.viewer.Close()
+		return
+	}
 	_ = p.signal("HUP")
 	_ = p.signal("CONT") // a stopped process would not notice
 	if p.pty != nil {

@@ -4,9 +4,11 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"strings"
 
 	"golang.org/x/crypto/ssh"
 
+	"fairlead.dev/fairlead/agent/proto"
 	"fairlead.dev/fairlead/disconnect"
 	"fairlead.dev/fairlead/pty"
 )
@@ -79,7 +81,7 @@ func (s *session) handle(req *ssh.Request) (ok bool) {
 		var m textPayload
 		return ssh.Unmarshal(req.Payload, &m) == nil && s.launch(KindExec, m.Text)
 	case "subsystem":
-		return s.refuseSubsystem(req.Payload)
+		return s.subsystem(req.Payload)
 	case "keepalive@openssh.com":
 		return true
 	default: // x11-req, auth-agent-req@openssh.com, break, …
@@ -119,6 +121,9 @@ func (s *session) start(command string) (p *process, err error) {
 		})
 	}
 	s.settings = s.c.srv.cfg.Settings()
+	if s.kind == KindAttach {
+		return s.attach(command)
+	}
 	return startProcess(s.command(command), s.pty)
 }
 
@@ -144,8 +149,13 @@ func (s *session) openPTY(payload []byte) bool {
 
 func (s *session) resize(payload []byte) bool {
 	var m windowPayload
-	return s.pty != nil && ssh.Unmarshal(payload, &m) == nil &&
-		s.pty.Resize(size(m.Rows, m.Cols, m.XPixels, m.YPixels)) == nil
+	if s.pty == nil || ssh.Unmarshal(payload, &m) != nil {
+		return false
+	}
+	if s.proc != nil && s.proc.viewer != nil {
+		return s.proc.viewer.Resize(size(m.Rows, m.Cols, m.XPixels, m.YPixels)) == nil
+	}
+	return s.pty.Resize(size(m.Rows, m.Cols, m.XPixels, m.YPixels)) == nil
 }
 
 func size(rows, cols, x, y uint32) pty.Size {
@@ -189,6 +199,17 @@ func (s *session) signal(payload []byte) bool {
 	s.signaled[m.Text] = true
 	s.mu.Unlock()
 	return s.proc.signal(m.Text) == nil
+}
+
+// subsystem serves the one there is.
+func (s *session) subsystem(payload []byte) bool {
+	var m textPayload
+	if ssh.Unmarshal(payload, &m) == nil && s.c.srv.cfg.Terminals != nil {
+		if name, options, _ := strings.Cut(m.Text, " "); name == proto.AttachSubsystem {
+			return s.launchAttach(options)
+		}
+	}
+	return s.refuseSubsystem(payload)
 }
 
 // refuseSubsystem says why on standard error; the refusal itself has no text.

@@ -34,7 +34,8 @@ const (
 
 // Config says how a Server serves. HostKey is required, everything else optional.
 type Config struct {
-	// Logger takes one "ssh session closed" line per session. Nil discards.
+	// Logger takes one line per session that ended: "ssh session closed", or
+	// "reconnecting pty closed" for a viewer. Nil discards.
 	Logger *slog.Logger
 	// HostKey identifies this agent to clients.
 	HostKey ssh.Signer
@@ -52,6 +53,9 @@ type Config struct {
 	PeerEnding func(remote net.Addr) (disconnect.Attribution, bool)
 	// Judge turns a transport error into an ending. Nil means disconnect.Judge.
 	Judge func(err error) disconnect.Attribution
+	// Terminals serves the subsystem of terminals that outlive their viewers. Nil refuses
+	// it.
+	Terminals Terminals
 	// HandshakeTimeout bounds the SSH handshake. Zero means 30 s.
 	HandshakeTimeout time.Duration
 	// KillGrace is the time between SIGHUP and SIGKILL. Zero means 5 s.
@@ -77,7 +81,17 @@ type Kind string
 const (
 	KindShell Kind = "shell"
 	KindExec  Kind = "exec"
+	// KindAttach is a viewer of a terminal that outlives it.
+	KindAttach Kind = "attach"
 )
+
+// closed is the log line for the end of a session.
+func (k Kind) closed() string {
+	if k == KindAttach {
+		return "reconnecting pty closed"
+	}
+	return "ssh session closed"
+}
 
 // Session describes a session that starts. Text from the peer is scrubbed.
 type Session struct {

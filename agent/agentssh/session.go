@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"fairlead.dev/fairlead/agent/proto"
 	"fairlead.dev/fairlead/disconnect"
 	"fairlead.dev/fairlead/pty"
 	"fairlead.dev/fairlead/sshend"
@@ -45,7 +46,9 @@ type session struct {
 	name     string
 	settings Settings
 	kind     Kind
-	proc     *process // nil if it did not start: see startErr
+	request  proto.Attach  // of a viewer
+	query    *proto.Attach // of terminals, instead of running something
+	proc     *process      // nil if it did not start: see startErr
 	startErr error
 	id       string
 	ended    func(Ended)
@@ -102,6 +105,10 @@ func (s *session) run() {
 			s.report()
 		}
 	}()
+	if s.query != nil {
+		s.answer()
+		return
+	}
 	if s.proc == nil {
 		s.end.Set(judgeStart(s.startErr))
 		s.report()
@@ -132,6 +139,9 @@ func (s *session) await() (flushed bool) {
 	})
 	select {
 	case <-p.exited:
+		if p.sentAway {
+			return false
+		}
 	case <-s.gone:
 		return false
 	case <-s.stopped:
@@ -141,7 +151,7 @@ func (s *session) await() (flushed bool) {
 	case <-s.broken:
 		return false
 	}
-	if s.pty != nil {
+	if s.pty != nil && p.viewer == nil {
 		_ = s.pty.SetReadDeadline(time.Now().Add(ptyQuiet))
 	}
 	// The process ended, but what it started may still hold its pipes: like sshd,
@@ -177,6 +187,9 @@ func (s *session) spawn(f func()) {
 // awaitExit owns the process until it ended.
 func (s *session) awaitExit(p *process) {
 	defer close(p.exited)
+	if p.viewer != nil && !s.awaitViewer(p) {
+		return
+	}
 	st := p.wait()
 	s.exiting.Store(true)
 	s.inputSettled()
@@ -277,7 +290,7 @@ func (s *session) report() {
 				BytesSent: s.bytes.sent.Load(), BytesReceived: s.bytes.received.Load(),
 			})
 		}
-		a.Log(context.Background(), s.c.srv.logger, "ssh session closed",
+		a.Log(context.Background(), s.c.srv.logger, s.kind.closed(),
 			slog.String("connection_id", s.id), slog.Int("exit_code", code), slog.String("kind", string(s.kind)))
 	})
 }
