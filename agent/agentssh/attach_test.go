@@ -238,3 +238,23 @@ func TestTerminalsAreListedAndKilledOverSSH(t *testing.T) {
 	require.Error(t, q.RequestSubsystem(proto.AttachSubsystem+" not json"))
 	require.NoError(t, q.Close())
 }
+
+// The stock client reaches the default terminal, is told when another takes it over, and
+// gets the status of its program.
+func TestOpenSSHAttaches(t *testing.T) {
+	t.Parallel()
+	h, m := newTerminalHost(t, reconnectingpty.Config{})
+	tty, out, first := h.login("-t", "-s", "127.0.0.1", proto.AttachSubsystem)
+	_, err := io.WriteString(tty, "echo re''ady\r")
+	require.NoError(t, err)
+	until(t, out, "ready\r\n")
+	require.Equal(t, proto.DefaultTerminal, m.List("ann")[0].Name)
+
+	tty2, out2, second := h.login("-t", "-s", "127.0.0.1", proto.AttachSubsystem+` {"take_over":true}`)
+	until(t, out2, "ready\r\n")
+	until(t, out, "session_replaced: another viewer took the terminal over")
+	require.Equal(t, 255, exitCode(first.Wait()))
+	_, err = io.WriteString(tty2, "exit 7\r")
+	require.NoError(t, err)
+	require.Equal(t, 7, exitCode(second.Wait()))
+}
