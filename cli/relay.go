@@ -113,7 +113,7 @@ func runRelay(ctx context.Context, opts relayhost.Options) error {
 	defer stop()
 	host, err := relayhost.New(ctx, opts)
 	if err != nil {
-		return err
+		return notStarted(err)
 	}
 	watch, cancel := context.WithCancel(ctx)
 	wait := manager.run(watch, func(context.Context) error { return nil }) // alive is all there is to say

@@ -186,9 +186,9 @@ func (f *fleet) here(ctx context.Context) (online, relayed int) {
 
 // usage is what a process occupies.
 type usage struct {
-	rss, anon                     float64 // bytes, by the kernel
-	heapLive, heapInUse, stacks   float64 // bytes, by the Go runtime
-	goroutines, descriptors, conn float64
+	rss, anon                   float64 // bytes, by the kernel
+	heapLive, heapInUse, stacks float64 // bytes, by the Go runtime
+	goroutines, descriptors     float64
 }
 
 func (f *fleet) usage(ctx context.Context, after time.Duration) (usage, error) {

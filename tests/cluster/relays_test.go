@@ -196,7 +196,7 @@ func TestRelayRefusals(t *testing.T) {
 	require.NoError(t, err)
 	defer udp.Close()
 	refused(1, "cannot open the port of STUN", s.Run(quiet("--stun-listen", udp.LocalAddr().String())...))
-	refused(1, "refusing to serve 0.0.0.0:0 without TLS", s.Run(quiet("--listen", "0.0.0.0:0")...))
+	refused(2, "refusing to serve 0.0.0.0:0 without TLS", s.Run(quiet("--listen", "0.0.0.0:0")...))
 
 	// Two with one token: the older one, which still answers, is told and stops.
 	older := a.Process
