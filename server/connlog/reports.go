@@ -47,6 +47,7 @@ var ErrNotYours = errors.New("this connection id belongs to another workspace")
 // error.
 func (l *Log) Report(ctx context.Context, agent Agent, sentAt time.Time, reports []Report) (refused map[int]error, err error) {
 	clock := l.clockOf(agent, sentAt)
+	var found map[int]error // not refused: a caller that has left returns while this is written
 	err = l.writeSynced(ctx, func(ctx context.Context, tx *store.ConnTx) (changed []store.Connection, err error) {
 		no := make(map[int]error)
 		for i, r := range reports {
@@ -60,13 +61,13 @@ func (l *Log) Report(ctx context.Context, agent Agent, sentAt time.Time, reports
 				changed = append(changed, row)
 			}
 		}
-		refused = no
+		found = no
 		return changed, nil
 	})
 	if err != nil {
 		return nil, err
 	}
-	return refused, nil
+	return found, nil
 }
 
 // applyReport makes one report part of the log. news tells whether it opened or closed

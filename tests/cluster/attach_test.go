@@ -30,7 +30,8 @@ func TestAttach(t *testing.T) {
 	s := site.New(t)
 	first := s.OnTerminal("attach", "dev")
 	first.Echo("begun")
-	first.Type("kept=42\r")
+	first.Type("kept=42; printf '<set %s>\\n' $kept\r")
+	first.Out.AwaitText(t, "<set 42>") // what is under way when a viewer leaves may be lost
 	first.Type("\r~.")
 	require.Equal(t, 0, first.Wait())
 	require.Contains(t, first.Out.String(), "detached; the terminal goes on")

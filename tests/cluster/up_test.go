@@ -158,7 +158,7 @@ func TestUpBadInput(t *testing.T) {
 	})
 	t.Run("open to the network without TLS", func(t *testing.T) {
 		r := h.Run("server", "--state-dir", h.Path("b"), "--listen", "0.0.0.0:0")
-		require.Equal(t, 1, r.Code)
+		require.Equal(t, 2, r.Code)
 		require.Contains(t, r.Stderr, "--behind-proxy")
 	})
 	t.Run("unknown flag", func(t *testing.T) {
