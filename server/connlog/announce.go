@@ -40,24 +40,24 @@ func (l *Log) Announce(ctx context.Context, agent Agent, former Former, a Announ
 	if err != nil {
 		return nil, err
 	}
-	known, closed := make(map[string]bool, len(a.Known)), []string(nil)
+	known, mine := make(map[string]bool, len(a.Known)), []string(nil) // mine may have to be opened again
 	for _, id := range a.Known {
 		row, ok := found[id]
 		switch {
 		case known[id]:
 		case !ok:
 			unknown = append(unknown, id)
-		case row.Provisional && row.WorkspaceID == agent.Workspace.ID:
-			closed = append(closed, id)
+		case (row.Live || row.Provisional) && row.WorkspaceID == agent.Workspace.ID:
+			mine = append(mine, id)
 		}
 		known[id] = true
 	}
 	err = l.write(ctx, func(ctx context.Context, tx *store.ConnTx) ([]store.Connection, error) {
-		changed, err := settle(ctx, tx, agent, former, known, l.cfg.Now())
+		changed, live, err := settle(ctx, tx, agent, former, known, l.cfg.Now())
 		if err != nil {
 			return nil, err
 		}
-		opened, err := reopen(ctx, tx, agent, closed)
+		opened, err := reopen(ctx, tx, agent, mine, live)
 		if err != nil {
 			return nil, err
 		}
@@ -71,13 +71,15 @@ func (l *Log) Announce(ctx context.Context, agent Agent, former Former, a Announ
 }
 
 // settle decides what the agent's rows are that are not closed: what it knows is open,
-// the rest has ended. It returns the rows that it closed.
-func settle(ctx context.Context, tx *store.ConnTx, agent Agent, former Former, known map[string]bool, now time.Time) (closed []store.Connection, err error) {
+// the rest has ended. It returns the rows that it closed, and the ids that live.
+func settle(ctx context.Context, tx *store.ConnTx, agent Agent, former Former, known map[string]bool, now time.Time) (closed []store.Connection, live map[string]bool, err error) {
 	rows, err := tx.Live(ctx, agent.Workspace.ID, disconnect.AgentToClient)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
+	live = make(map[string]bool, len(rows))
 	for _, row := range rows {
+		live[row.ID] = known[row.ID]
 		switch {
 		case !known[row.ID]:
 			closeUnknown(&row, agent, former, now)
@@ -88,10 +90,10 @@ func settle(ctx context.Context, tx *store.ConnTx, agent Agent, former Former, k
 			row.Status, row.Instance = store.StatusOpen, agent.Instance
 		}
 		if err := tx.Update(ctx, &row); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
-	return closed, nil
+	return closed, live, nil
 }
 
 // closeUnknown closes a row that its agent has no record of.
@@ -114,10 +116,13 @@ func closeUnknown(row *store.Connection, agent Agent, former Former, now time.Ti
 	closeRow(row, at, ending)
 }
 
-// reopen opens what was closed for the agent's silence and lives. What another life of the
-// agent knows of it has yet to report the end of.
-func reopen(ctx context.Context, tx *store.ConnTx, agent Agent, ids []string) (opened []store.Connection, err error) {
+// reopen opens what was closed for the agent's silence, perhaps just now, and lives. What
+// another life of the agent knows of it has yet to report the end of.
+func reopen(ctx context.Context, tx *store.ConnTx, agent Agent, ids []string, live map[string]bool) (opened []store.Connection, err error) {
 	for _, id := range ids {
+		if live[id] {
+			continue
+		}
 		row, err := tx.ByID(ctx, id)
 		if errors.Is(err, store.ErrNotFound) || err == nil && (!row.Provisional || row.Instance != agent.Instance) {
 			continue

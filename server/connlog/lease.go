@@ -3,6 +3,7 @@ package connlog
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"fairlead.dev/fairlead/disconnect"
@@ -23,8 +24,10 @@ const (
 type silence struct {
 	since  time.Time // by the server's clock
 	ending disconnect.Attribution
+
+	// What follows is guarded by Log.mu.
 	until  time.Time // by the process' clock
-	marked bool      // its rows are; guarded by Log.mu
+	marked bool      // its rows are unheard; the lease does not end before
 }
 
 // AgentLost begins the lease of an agent whose control link has ended. It does not wait.
@@ -33,7 +36,6 @@ func (l *Log) AgentLost(workspaceID string, at time.Time, ending disconnect.Attr
 	defer l.mu.Unlock()
 	l.silent[workspaceID] = &silence{since: at, ending: ending, until: time.Now().Add(l.cfg.Lease)}
 	tell(l.written)
-	tell(l.leased)
 }
 
 // silenceOf returns the silence of an agent; nil: it is heard.
@@ -83,7 +85,7 @@ func (l *Log) nextLease() (d time.Duration, any bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, s := range l.silent {
-		if left := time.Until(s.until); !any || left < d {
+		if left := time.Until(s.until); s.marked && (!any || left < d) {
 			d, any = left, true
 		}
 	}
@@ -95,16 +97,13 @@ func (l *Log) endLeases(ctx context.Context) {
 	over := map[string]*silence{}
 	l.mu.Lock()
 	for workspace, s := range l.silent {
-		if time.Until(s.until) <= 0 {
+		if s.marked && time.Until(s.until) <= 0 {
 			over[workspace] = s
 		}
 	}
 	l.mu.Unlock()
 	for workspace, s := range over {
 		err := l.write(ctx, func(ctx context.Context, tx *store.ConnTx) ([]store.Connection, error) {
-			if l.silenceOf(workspace) != s {
-				return nil, nil // it has spoken meanwhile
-			}
 			return closeSilent(ctx, tx, workspace, s, l.cfg.Lease)
 		})
 		if err == nil {
@@ -124,7 +123,8 @@ func (l *Log) endLeases(ctx context.Context) {
 }
 
 // closeSilent closes what a silent agent had open: when it was last heard, for the reason
-// that its own link ended for if somebody said so.
+// that its own link ended for if somebody said so. What it has announced meanwhile is not
+// unheard any more.
 func closeSilent(ctx context.Context, tx *store.ConnTx, workspaceID string, s *silence, lease time.Duration) ([]store.Connection, error) {
 	ending := s.ending
 	if !declared(ending) {
@@ -137,6 +137,7 @@ func closeSilent(ctx context.Context, tx *store.ConnTx, workspaceID string, s *s
 	if err != nil {
 		return nil, err
 	}
+	rows = slices.DeleteFunc(rows, func(c store.Connection) bool { return c.Status != store.StatusUnheard })
 	for i := range rows {
 		closeRow(&rows[i], s.since, ending)
 		rows[i].Provisional = true

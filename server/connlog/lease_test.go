@@ -1,6 +1,8 @@
 package connlog_test
 
 import (
+	"fmt"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -212,6 +214,59 @@ func TestAnnounceOfANewLife(t *testing.T) {
 				require.True(t, c.former.At.Equal(row.DisconnectedAt))
 				require.False(t, row.Provisional)
 				require.Equal(t, attr(disconnect.InternalError, disconnect.Agent, "the agent has no record of this connection"), r.row(mine).Ending)
+			})
+		})
+	}
+}
+
+// TestLeaseEndsAsTheAgentSpeaks: a lease that is over in the moment in which the agent
+// announces what it has open closes nothing of it, whichever of the two is written first.
+func TestLeaseEndsAsTheAgentSpeaks(t *testing.T) {
+	for _, leaseFirst := range []bool{true, false} {
+		t.Run(fmt.Sprint("lease first ", leaseFirst), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var busy, held atomic.Bool
+				hold := make(chan struct{})
+				r := newRig(t, func(c *connlog.Config) {
+					c.Changed = func(store.Connection) {
+						if busy.Load() && held.CompareAndSwap(false, true) {
+							<-hold // the log writes nothing meanwhile
+						}
+					}
+				})
+				agent, id := r.agent(r.ws, "life"), uuid.NewString()
+				r.report(agent, opened(id, time.Now()))
+				r.log.AgentLost(r.ws.ID, time.Now(), cut)
+				synctest.Wait()
+				require.Equal(t, store.StatusUnheard, r.row(id).Status)
+				<-time.After(lease - time.Second)
+
+				busy.Store(true)
+				other := r.agent(r.addWorkspace("other"), "other")
+				done := make(chan struct{}, 2)
+				go func() {
+					r.report(other, opened(uuid.NewString(), time.Now()))
+					done <- struct{}{}
+				}()
+				synctest.Wait()
+				announce := func() {
+					r.announce(agent, connlog.Former{}, id)
+					done <- struct{}{}
+				}
+				if !leaseFirst {
+					go announce()
+					synctest.Wait()
+				}
+				<-time.After(2 * time.Second) // the lease is over
+				if leaseFirst {
+					go announce()
+					synctest.Wait()
+				}
+				close(hold)
+				<-done
+				<-done
+				synctest.Wait()
+				require.Equal(t, store.StatusOpen, r.row(id).Status)
 			})
 		})
 	}

@@ -179,6 +179,7 @@ func (l *Log) ownWritten(o *own, err error) (more bool) {
 	l.failing = false
 	for _, s := range o.silent {
 		s.marked = true
+		tell(l.leased)
 	}
 	for i, r := range o.links {
 		r.row.Key = o.rows[i].Key

@@ -47,7 +47,7 @@ type Log struct {
 
 	changes chan *change
 	written chan struct{} // one place: the log itself has something to write
-	leased  chan struct{} // one place: a lease has begun
+	leased  chan struct{} // one place: there is a lease that may end
 	done    chan struct{} // closed by Close
 	once    sync.Once
 	work    sync.WaitGroup

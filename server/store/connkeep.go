@@ -105,12 +105,13 @@ func (t *ConnTx) UserOf(ctx context.Context, workspaceID, name string) (LoggedUs
 // Announced is what the log knows of one connection id.
 type Announced struct {
 	WorkspaceID string
+	Live        bool // not closed
 	Provisional bool // closed, and that may be wrong
 }
 
 // Announced looks up connection ids of agents; one that has no row is not in the answer.
 func (s *Store) Announced(ctx context.Context, ids []string) (map[string]Announced, error) {
-	stmt, err := s.read.PrepareContext(ctx, `SELECT COALESCE(w.id, ''), c.live IS NULL AND c.provisional
+	stmt, err := s.read.PrepareContext(ctx, `SELECT COALESCE(w.id, ''), c.live IS NOT NULL, c.live IS NULL AND c.provisional
 		FROM connections c LEFT JOIN logged_workspaces w ON w.no = c.workspace WHERE c.id = $1`)
 	if err != nil {
 		return nil, fmt.Errorf("look up connections: %w", err)
@@ -119,7 +120,7 @@ func (s *Store) Announced(ctx context.Context, ids []string) (map[string]Announc
 	found := make(map[string]Announced, len(ids))
 	for _, id := range ids {
 		var a Announced
-		switch err := scanned(stmt.QueryRowContext(ctx, id).Scan(&a.WorkspaceID, &a.Provisional)); {
+		switch err := scanned(stmt.QueryRowContext(ctx, id).Scan(&a.WorkspaceID, &a.Live, &a.Provisional)); {
 		case err == nil:
 			found[id] = a
 		case !errors.Is(err, ErrNotFound):
