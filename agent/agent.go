@@ -111,6 +111,8 @@ type agent struct {
 	live   liveSessions
 	notice atomic.Pointer[notice]                 // the platform's, nil: it gave none
 	stop   atomic.Pointer[disconnect.Attribution] // the workspace is stopped so; nil: it is not
+	// askAgain has one place: the manifest is to be fetched without the server's asking.
+	askAgain chan struct{}
 
 	state     *state
 	node      *tailnet.Node
@@ -161,6 +163,7 @@ func newAgent(opts Options) (*agent, error) {
 		state:    state,
 		loopDone: make(chan struct{}),
 		failed:   make(chan error, 1),
+		askAgain: make(chan struct{}, 1),
 	}
 	a.openReports()
 	if err := a.init(); err != nil {

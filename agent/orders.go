@@ -21,8 +21,8 @@ type notice struct {
 	goodbye  disconnect.Goodbye
 }
 
-// followManifest fetches the manifest again whenever the server nudges the link, until
-// that ends. The last one stands while the server is away.
+// followManifest fetches the manifest again whenever the server nudges the link, and when
+// a client's right was withdrawn, until the link ends. The last one stands while the server is away.
 func (a *agent) followManifest(ctx context.Context, link *control.Link, api proto.AgentServiceClient) error {
 	r := retry{first: a.opts.retryFirst, last: a.opts.retryLast}
 	for {
@@ -30,6 +30,7 @@ func (a *agent) followManifest(ctx context.Context, link *control.Link, api prot
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-link.Nudged():
+		case <-a.askAgain:
 		}
 		for {
 			err := a.fetchManifest(ctx, api)
@@ -59,6 +60,9 @@ func (a *agent) obey(orders *proto.Orders) {
 	} else {
 		a.stop.Store(nil)
 		a.ssh.Allow()
+	}
+	for _, gone := range orders.GetWithdrawn() {
+		a.terminals.EndUser(gone.GetUser(), serversWord(gone.GetGoodbye()))
 	}
 	for _, end := range orders.GetEnds() {
 		if id, err := uuid.FromBytes(end.GetId()); err == nil {

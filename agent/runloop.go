@@ -153,7 +153,7 @@ func (a *agent) fetchManifest(ctx context.Context, api proto.AgentServiceClient)
 	defer cancel()
 	defer context.AfterFunc(a.gracefulCtx, cancel)()
 	key := string(ssh.MarshalAuthorizedKey(a.state.hostKey.PublicKey()))
-	msg, err := api.GetManifest(ctx, &proto.GetManifestRequest{SshHostKey: key})
+	msg, err := api.GetManifest(ctx, &proto.GetManifestRequest{SshHostKey: key, TerminalUsers: a.terminals.Users()})
 	if err != nil {
 		return fmt.Errorf("get manifest: %w", err)
 	}

@@ -118,6 +118,11 @@ func (a *agent) peerRemoved(key tailnetproto.NodeKey, why disconnect.Goodbye) {
 	addr, attr := key.Address(), why.On(disconnect.AgentToClient)
 	a.companion.EndPeer(addr, attr)
 	a.ssh.EndPeer(addr, attr)
+	// Its user's terminals may be withdrawn too, one begun a moment ago included.
+	select {
+	case a.askAgain <- struct{}{}:
+	default:
+	}
 }
 
 // clientIsSilent ends the sessions of a client that was away for too long.

@@ -13,6 +13,8 @@ import (
 	"fairlead.dev/fairlead/agent/proto"
 	"fairlead.dev/fairlead/control"
 	"fairlead.dev/fairlead/disconnect"
+	"fairlead.dev/fairlead/disconnect/wire"
+	"fairlead.dev/fairlead/server/auth"
 	"fairlead.dev/fairlead/server/connlog"
 	"fairlead.dev/fairlead/server/store"
 	"fairlead.dev/fairlead/tailnet/coordinator"
@@ -23,6 +25,10 @@ import (
 // has less.
 const maxHostKey = 4 << 10
 
+// maxTerminalUsers bounds the users that one agent may ask about; no machine has terminals
+// of more.
+const maxTerminalUsers = 1024
+
 // agentAPI is what agents ask of the server over their control link.
 type agentAPI struct {
 	proto.UnimplementedAgentServiceServer
@@ -32,6 +38,7 @@ type agentAPI struct {
 	presence *presence
 	logger   *slog.Logger
 	now      func() time.Time
+	canReach func(context.Context, auth.Principal, store.Workspace) (bool, error)
 }
 
 // caller returns the agent that calls, and the link that its call came over.
@@ -104,7 +111,43 @@ func (a *agentAPI) GetManifest(ctx context.Context, req *proto.GetManifestReques
 	if err != nil {
 		return nil, a.failed(ctx, id, err)
 	}
+	if orders.Withdrawn, err = a.withdrawn(ctx, ws, req.GetTerminalUsers()); err != nil {
+		return nil, a.failed(ctx, id, err)
+	}
 	return &proto.Manifest{WorkspaceId: ws.ID, WorkspaceName: ws.Name, OwnerName: ws.OwnerName, Orders: orders}, nil
+}
+
+// withdrawn returns those of the users who may not be in a workspace any more.
+func (a *agentAPI) withdrawn(ctx context.Context, ws store.Workspace, users []string) (gone []*proto.Orders_Withdrawn, err error) {
+	for _, name := range users[:min(len(users), maxTerminalUsers)] {
+		detail, err := a.whyWithdrawn(ctx, ws, name)
+		if err != nil {
+			return nil, err
+		}
+		if detail != "" {
+			gone = append(gone, &proto.Orders_Withdrawn{User: name, Goodbye: wire.FromGoodbye(revoked(detail))})
+		}
+	}
+	return gone, nil
+}
+
+// whyWithdrawn says why a user may not be in a workspace; "" is who may.
+func (a *agentAPI) whyWithdrawn(ctx context.Context, ws store.Workspace, name string) (detail string, err error) {
+	const noRight = "the right to reach this workspace was withdrawn"
+	u, err := a.store.UserByName(ctx, name)
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		return noRight, nil
+	case err != nil:
+		return "", err
+	case u.Disabled:
+		return auth.ErrDisabled.Error(), nil
+	}
+	p := auth.Principal{Kind: auth.KindUser, UserID: u.ID, UserName: u.Name, Role: u.Role}
+	if ok, err := a.canReach(ctx, p, ws); err != nil || ok {
+		return "", err
+	}
+	return noRight, nil
 }
 
 // welcomeBack corrects what was believed of an agent that lost its link during a

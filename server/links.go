@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"slices"
@@ -77,6 +78,20 @@ func (s *Server) nudge(workspaceID string) {
 		defer done()
 		link.Nudge()
 	}()
+}
+
+// nudgeAll has every agent ask anew for its manifest.
+func (s *Server) nudgeAll() {
+	for _, workspaceID := range s.presence.here() {
+		s.nudge(workspaceID)
+	}
+}
+
+// here returns the workspaces whose agents are online.
+func (p *presence) here() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Collect(maps.Keys(p.online))
 }
 
 // linkOf returns the link that counts for a workspace's agent; nil: there is none.

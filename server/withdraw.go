@@ -27,6 +27,7 @@ func expired() disconnect.Goodbye {
 // userRightsChanged follows a change of role, or a closed account.
 func (s *Server) userRightsChanged(u store.User) {
 	s.recheck(u.ID, "")
+	s.nudgeAll() // they may keep terminals of that user
 	if u.Disabled {
 		s.endLinks(revoked(auth.ErrDisabled.Error()), func(id control.Identity) bool {
 			return id.Kind == control.ClientPeer && id.ID == u.ID
@@ -49,7 +50,10 @@ func (s *Server) endToken(userID, tokenID string, g disconnect.Goodbye) {
 }
 
 // unshared ends a user's sessions in a workspace that is not shared any more.
-func (s *Server) unshared(u store.User, ws store.Workspace) { s.recheck(u.ID, ws.ID) }
+func (s *Server) unshared(u store.User, ws store.Workspace) {
+	s.recheck(u.ID, ws.ID)
+	s.nudge(ws.ID) // its agent may keep terminals of that user
+}
 
 // endAgent ends the link of an agent whose token is void, and every session with it: an
 // agent that is not to be trusted would keep them.

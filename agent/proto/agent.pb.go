@@ -186,7 +186,10 @@ type GetManifestRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// ssh_host_key is in authorized_keys form without a comment. The first one is
 	// pinned; a later, different one is refused.
-	SshHostKey    string `protobuf:"bytes,1,opt,name=ssh_host_key,json=sshHostKey,proto3" json:"ssh_host_key,omitempty"`
+	SshHostKey string `protobuf:"bytes,1,opt,name=ssh_host_key,json=sshHostKey,proto3" json:"ssh_host_key,omitempty"`
+	// terminal_users are the users whose terminals this agent keeps: those who may not be
+	// in the workspace any more are in the answer's orders.
+	TerminalUsers []string `protobuf:"bytes,2,rep,name=terminal_users,json=terminalUsers,proto3" json:"terminal_users,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -226,6 +229,13 @@ func (x *GetManifestRequest) GetSshHostKey() string {
 		return x.SshHostKey
 	}
 	return ""
+}
+
+func (x *GetManifestRequest) GetTerminalUsers() []string {
+	if x != nil {
+		return x.TerminalUsers
+	}
+	return nil
 }
 
 type Manifest struct {
@@ -808,7 +818,10 @@ type Orders struct {
 	// notice is the platform's word that the workspace will be gone.
 	Notice *Orders_Notice `protobuf:"bytes,3,opt,name=notice,proto3" json:"notice,omitempty"`
 	// ends are connections to end; they are repeated until their end has been reported.
-	Ends          []*Orders_End `protobuf:"bytes,4,rep,name=ends,proto3" json:"ends,omitempty"`
+	Ends []*Orders_End `protobuf:"bytes,4,rep,name=ends,proto3" json:"ends,omitempty"`
+	// withdrawn are those of the request's users who may not be in the workspace any more:
+	// their terminals end.
+	Withdrawn     []*Orders_Withdrawn `protobuf:"bytes,5,rep,name=withdrawn,proto3" json:"withdrawn,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -867,6 +880,13 @@ func (x *Orders) GetNotice() *Orders_Notice {
 func (x *Orders) GetEnds() []*Orders_End {
 	if x != nil {
 		return x.Ends
+	}
+	return nil
+}
+
+func (x *Orders) GetWithdrawn() []*Orders_Withdrawn {
+	if x != nil {
+		return x.Withdrawn
 	}
 	return nil
 }
@@ -1162,14 +1182,67 @@ func (x *Orders_End) GetGoodbye() *wire.Goodbye {
 	return nil
 }
 
+type Orders_Withdrawn struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	Goodbye       *wire.Goodbye          `protobuf:"bytes,2,opt,name=goodbye,proto3" json:"goodbye,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Orders_Withdrawn) Reset() {
+	*x = Orders_Withdrawn{}
+	mi := &file_agent_proto_agent_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Orders_Withdrawn) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Orders_Withdrawn) ProtoMessage() {}
+
+func (x *Orders_Withdrawn) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_agent_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Orders_Withdrawn.ProtoReflect.Descriptor instead.
+func (*Orders_Withdrawn) Descriptor() ([]byte, []int) {
+	return file_agent_proto_agent_proto_rawDescGZIP(), []int{9, 4}
+}
+
+func (x *Orders_Withdrawn) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *Orders_Withdrawn) GetGoodbye() *wire.Goodbye {
+	if x != nil {
+		return x.Goodbye
+	}
+	return nil
+}
+
 var File_agent_proto_agent_proto protoreflect.FileDescriptor
 
 const file_agent_proto_agent_proto_rawDesc = "" +
 	"\n" +
-	"\x17agent/proto/agent.proto\x12\x11fairlead.agent.v1\x1a\x1adisconnect/wire/wire.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"6\n" +
+	"\x17agent/proto/agent.proto\x12\x11fairlead.agent.v1\x1a\x1adisconnect/wire/wire.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"]\n" +
 	"\x12GetManifestRequest\x12 \n" +
 	"\fssh_host_key\x18\x01 \x01(\tR\n" +
-	"sshHostKey\"\xf1\x02\n" +
+	"sshHostKey\x12%\n" +
+	"\x0eterminal_users\x18\x02 \x03(\tR\rterminalUsers\"\xf1\x02\n" +
 	"\bManifest\x12!\n" +
 	"\fworkspace_id\x18\x01 \x01(\tR\vworkspaceId\x12%\n" +
 	"\x0eworkspace_name\x18\x02 \x01(\tR\rworkspaceName\x12\x1d\n" +
@@ -1242,12 +1315,13 @@ const file_agent_proto_agent_proto_rawDesc = "" +
 	"\x02to\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02to\x12\x16\n" +
 	"\x06detail\x18\x03 \x01(\tR\x06detail\"7\n" +
 	"\x1bAnnounceConnectionsResponse\x12\x18\n" +
-	"\aunknown\x18\x01 \x03(\fR\aunknown\"\x8c\x06\n" +
+	"\aunknown\x18\x01 \x03(\fR\aunknown\"\xab\a\n" +
 	"\x06Orders\x128\n" +
 	"\astopped\x18\x01 \x01(\v2\x1e.fairlead.agent.v1.Orders.StopR\astopped\x128\n" +
 	"\x06policy\x18\x02 \x01(\v2 .fairlead.agent.v1.Orders.PolicyR\x06policy\x128\n" +
 	"\x06notice\x18\x03 \x01(\v2 .fairlead.agent.v1.Orders.NoticeR\x06notice\x121\n" +
-	"\x04ends\x18\x04 \x03(\v2\x1d.fairlead.agent.v1.Orders.EndR\x04ends\x1aA\n" +
+	"\x04ends\x18\x04 \x03(\v2\x1d.fairlead.agent.v1.Orders.EndR\x04ends\x12A\n" +
+	"\twithdrawn\x18\x05 \x03(\v2#.fairlead.agent.v1.Orders.WithdrawnR\twithdrawn\x1aA\n" +
 	"\x04Stop\x129\n" +
 	"\agoodbye\x18\x01 \x01(\v2\x1f.fairlead.disconnect.v1.GoodbyeR\agoodbye\x1a\xc6\x01\n" +
 	"\x06Policy\x12<\n" +
@@ -1262,6 +1336,9 @@ const file_agent_proto_agent_proto_rawDesc = "" +
 	"\agoodbye\x18\x04 \x01(\v2\x1f.fairlead.disconnect.v1.GoodbyeR\agoodbye\x1aP\n" +
 	"\x03End\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x129\n" +
+	"\agoodbye\x18\x02 \x01(\v2\x1f.fairlead.disconnect.v1.GoodbyeR\agoodbye\x1aZ\n" +
+	"\tWithdrawn\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\tR\x04user\x129\n" +
 	"\agoodbye\x18\x02 \x01(\v2\x1f.fairlead.disconnect.v1.GoodbyeR\agoodbye2\xc7\x02\n" +
 	"\fAgentService\x12Q\n" +
 	"\vGetManifest\x12%.fairlead.agent.v1.GetManifestRequest\x1a\x1b.fairlead.agent.v1.Manifest\x12t\n" +
@@ -1281,7 +1358,7 @@ func file_agent_proto_agent_proto_rawDescGZIP() []byte {
 }
 
 var file_agent_proto_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_agent_proto_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_agent_proto_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_agent_proto_agent_proto_goTypes = []any{
 	(Connection_Action)(0),                    // 0: fairlead.agent.v1.Connection.Action
 	(Connection_Type)(0),                      // 1: fairlead.agent.v1.Connection.Type
@@ -1302,50 +1379,53 @@ var file_agent_proto_agent_proto_goTypes = []any{
 	(*Orders_Policy)(nil),                     // 16: fairlead.agent.v1.Orders.Policy
 	(*Orders_Notice)(nil),                     // 17: fairlead.agent.v1.Orders.Notice
 	(*Orders_End)(nil),                        // 18: fairlead.agent.v1.Orders.End
-	(*timestamppb.Timestamp)(nil),             // 19: google.protobuf.Timestamp
-	(*wire.Attribution)(nil),                  // 20: fairlead.disconnect.v1.Attribution
-	(*wire.Goodbye)(nil),                      // 21: fairlead.disconnect.v1.Goodbye
-	(*durationpb.Duration)(nil),               // 22: google.protobuf.Duration
+	(*Orders_Withdrawn)(nil),                  // 19: fairlead.agent.v1.Orders.Withdrawn
+	(*timestamppb.Timestamp)(nil),             // 20: google.protobuf.Timestamp
+	(*wire.Attribution)(nil),                  // 21: fairlead.disconnect.v1.Attribution
+	(*wire.Goodbye)(nil),                      // 22: fairlead.disconnect.v1.Goodbye
+	(*durationpb.Duration)(nil),               // 23: google.protobuf.Duration
 }
 var file_agent_proto_agent_proto_depIdxs = []int32{
 	13, // 0: fairlead.agent.v1.Manifest.environment:type_name -> fairlead.agent.v1.Manifest.EnvironmentEntry
 	12, // 1: fairlead.agent.v1.Manifest.orders:type_name -> fairlead.agent.v1.Orders
 	0,  // 2: fairlead.agent.v1.Connection.action:type_name -> fairlead.agent.v1.Connection.Action
 	1,  // 3: fairlead.agent.v1.Connection.type:type_name -> fairlead.agent.v1.Connection.Type
-	19, // 4: fairlead.agent.v1.Connection.timestamp:type_name -> google.protobuf.Timestamp
-	20, // 5: fairlead.agent.v1.Connection.attribution:type_name -> fairlead.disconnect.v1.Attribution
+	20, // 4: fairlead.agent.v1.Connection.timestamp:type_name -> google.protobuf.Timestamp
+	21, // 5: fairlead.agent.v1.Connection.attribution:type_name -> fairlead.disconnect.v1.Attribution
 	2,  // 6: fairlead.agent.v1.Connection.path:type_name -> fairlead.agent.v1.Connection.Path
-	19, // 7: fairlead.agent.v1.Connection.connected_at:type_name -> google.protobuf.Timestamp
+	20, // 7: fairlead.agent.v1.Connection.connected_at:type_name -> google.protobuf.Timestamp
 	5,  // 8: fairlead.agent.v1.ReportConnectionRequest.connection:type_name -> fairlead.agent.v1.Connection
 	6,  // 9: fairlead.agent.v1.ReportConnectionsRequest.reports:type_name -> fairlead.agent.v1.ReportConnectionRequest
-	19, // 10: fairlead.agent.v1.ReportConnectionsRequest.sent_at:type_name -> google.protobuf.Timestamp
+	20, // 10: fairlead.agent.v1.ReportConnectionsRequest.sent_at:type_name -> google.protobuf.Timestamp
 	14, // 11: fairlead.agent.v1.ReportConnectionsResponse.refused:type_name -> fairlead.agent.v1.ReportConnectionsResponse.Refusal
 	10, // 12: fairlead.agent.v1.AnnounceConnectionsRequest.gap:type_name -> fairlead.agent.v1.Gap
-	19, // 13: fairlead.agent.v1.AnnounceConnectionsRequest.sent_at:type_name -> google.protobuf.Timestamp
-	19, // 14: fairlead.agent.v1.Gap.from:type_name -> google.protobuf.Timestamp
-	19, // 15: fairlead.agent.v1.Gap.to:type_name -> google.protobuf.Timestamp
+	20, // 13: fairlead.agent.v1.AnnounceConnectionsRequest.sent_at:type_name -> google.protobuf.Timestamp
+	20, // 14: fairlead.agent.v1.Gap.from:type_name -> google.protobuf.Timestamp
+	20, // 15: fairlead.agent.v1.Gap.to:type_name -> google.protobuf.Timestamp
 	15, // 16: fairlead.agent.v1.Orders.stopped:type_name -> fairlead.agent.v1.Orders.Stop
 	16, // 17: fairlead.agent.v1.Orders.policy:type_name -> fairlead.agent.v1.Orders.Policy
 	17, // 18: fairlead.agent.v1.Orders.notice:type_name -> fairlead.agent.v1.Orders.Notice
 	18, // 19: fairlead.agent.v1.Orders.ends:type_name -> fairlead.agent.v1.Orders.End
-	21, // 20: fairlead.agent.v1.Orders.Stop.goodbye:type_name -> fairlead.disconnect.v1.Goodbye
-	22, // 21: fairlead.agent.v1.Orders.Policy.idle_timeout:type_name -> google.protobuf.Duration
-	22, // 22: fairlead.agent.v1.Orders.Policy.session_limit:type_name -> google.protobuf.Duration
-	19, // 23: fairlead.agent.v1.Orders.Notice.deadline:type_name -> google.protobuf.Timestamp
-	22, // 24: fairlead.agent.v1.Orders.Notice.covers:type_name -> google.protobuf.Duration
-	21, // 25: fairlead.agent.v1.Orders.Notice.goodbye:type_name -> fairlead.disconnect.v1.Goodbye
-	21, // 26: fairlead.agent.v1.Orders.End.goodbye:type_name -> fairlead.disconnect.v1.Goodbye
-	3,  // 27: fairlead.agent.v1.AgentService.GetManifest:input_type -> fairlead.agent.v1.GetManifestRequest
-	9,  // 28: fairlead.agent.v1.AgentService.AnnounceConnections:input_type -> fairlead.agent.v1.AnnounceConnectionsRequest
-	7,  // 29: fairlead.agent.v1.AgentService.ReportConnections:input_type -> fairlead.agent.v1.ReportConnectionsRequest
-	4,  // 30: fairlead.agent.v1.AgentService.GetManifest:output_type -> fairlead.agent.v1.Manifest
-	11, // 31: fairlead.agent.v1.AgentService.AnnounceConnections:output_type -> fairlead.agent.v1.AnnounceConnectionsResponse
-	8,  // 32: fairlead.agent.v1.AgentService.ReportConnections:output_type -> fairlead.agent.v1.ReportConnectionsResponse
-	30, // [30:33] is the sub-list for method output_type
-	27, // [27:30] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	19, // 20: fairlead.agent.v1.Orders.withdrawn:type_name -> fairlead.agent.v1.Orders.Withdrawn
+	22, // 21: fairlead.agent.v1.Orders.Stop.goodbye:type_name -> fairlead.disconnect.v1.Goodbye
+	23, // 22: fairlead.agent.v1.Orders.Policy.idle_timeout:type_name -> google.protobuf.Duration
+	23, // 23: fairlead.agent.v1.Orders.Policy.session_limit:type_name -> google.protobuf.Duration
+	20, // 24: fairlead.agent.v1.Orders.Notice.deadline:type_name -> google.protobuf.Timestamp
+	23, // 25: fairlead.agent.v1.Orders.Notice.covers:type_name -> google.protobuf.Duration
+	22, // 26: fairlead.agent.v1.Orders.Notice.goodbye:type_name -> fairlead.disconnect.v1.Goodbye
+	22, // 27: fairlead.agent.v1.Orders.End.goodbye:type_name -> fairlead.disconnect.v1.Goodbye
+	22, // 28: fairlead.agent.v1.Orders.Withdrawn.goodbye:type_name -> fairlead.disconnect.v1.Goodbye
+	3,  // 29: fairlead.agent.v1.AgentService.GetManifest:input_type -> fairlead.agent.v1.GetManifestRequest
+	9,  // 30: fairlead.agent.v1.AgentService.AnnounceConnections:input_type -> fairlead.agent.v1.AnnounceConnectionsRequest
+	7,  // 31: fairlead.agent.v1.AgentService.ReportConnections:input_type -> fairlead.agent.v1.ReportConnectionsRequest
+	4,  // 32: fairlead.agent.v1.AgentService.GetManifest:output_type -> fairlead.agent.v1.Manifest
+	11, // 33: fairlead.agent.v1.AgentService.AnnounceConnections:output_type -> fairlead.agent.v1.AnnounceConnectionsResponse
+	8,  // 34: fairlead.agent.v1.AgentService.ReportConnections:output_type -> fairlead.agent.v1.ReportConnectionsResponse
+	32, // [32:35] is the sub-list for method output_type
+	29, // [29:32] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_agent_proto_agent_proto_init() }
@@ -1360,7 +1440,7 @@ func file_agent_proto_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_proto_agent_proto_rawDesc), len(file_agent_proto_agent_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   16,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

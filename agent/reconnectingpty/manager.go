@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os/exec"
 	"slices"
 	"strings"
@@ -246,10 +247,33 @@ func (m *Manager) Kill(user, name string) error {
 	return nil
 }
 
+// Users returns whose terminals are kept, in order.
+func (m *Manager) Users() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	users := map[string]struct{}{}
+	for k := range m.terminals {
+		users[k.user] = struct{}{}
+	}
+	return slices.Sorted(maps.Keys(users))
+}
+
+// EndUser hangs up every terminal of a user for cause a, attached or not, and returns at
+// once.
+func (m *Manager) EndUser(user string, a disconnect.Attribution) {
+	m.endThose(a, func(t *terminal) bool { return t.key.user == user })
+}
+
 // EndAll hangs up every terminal for cause a, and returns at once.
 func (m *Manager) EndAll(a disconnect.Attribution) {
+	m.endThose(a, func(*terminal) bool { return true })
+}
+
+func (m *Manager) endThose(a disconnect.Attribution, chosen func(*terminal) bool) {
 	for _, t := range m.all() {
-		t.halt(a)
+		if chosen(t) && t.halt(a) {
+			m.cfg.Logger.Info("terminal ended", "terminal", t.key.name, "cause", a.String())
+		}
 	}
 }
 

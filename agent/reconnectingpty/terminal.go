@@ -400,21 +400,22 @@ func (t *terminal) unshrink() {
 	_ = t.tty.Resize(t.size)
 }
 
-// halt has the program ended; a is why its viewers are sent away, if it is not zero.
-func (t *terminal) halt(a disconnect.Attribution) {
+// halt has the program ended, and reports whether it was not over before; a is why its
+// viewers are sent away, if it is not zero.
+func (t *terminal) halt(a disconnect.Attribution) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.stopping {
-		return
+		return false
 	}
 	t.stopping, t.ending = true, a
 	close(t.stop)
-	if a.IsZero() {
-		return
+	if !a.IsZero() {
+		for _, v := range slices.Clone(t.viewers) {
+			t.oust(v, a)
+		}
 	}
-	for _, v := range slices.Clone(t.viewers) {
-		t.oust(v, a)
-	}
+	return !t.hasExited()
 }
 
 // kill ends the program at once.

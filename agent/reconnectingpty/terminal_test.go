@@ -414,6 +414,22 @@ func TestKill(t *testing.T) {
 	require.ErrorIs(t, a.Kill("ann", "main"), reconnectingpty.ErrNotFound)
 }
 
+// The right of a user ends their terminals, with a viewer or without, and no others.
+func TestEndUser(t *testing.T) {
+	a := newAgent(t, reconnectingpty.Config{})
+	seen := a.attach("seen", "read x", usual, false)
+	require.NoError(t, a.attach("left", "read x", usual, false).Close())
+	require.Equal(t, []string{"ann"}, a.Users())
+	revoked := disconnect.Attribution{ConnectType: disconnect.AgentToClient, Reason: disconnect.AuthRevoked, Initiator: disconnect.Server}
+	a.EndUser("bob", revoked)
+	require.Len(t, a.List("ann"), 2)
+	a.EndUser("ann", revoked)
+	_, why := seen.Wait()
+	require.Equal(t, revoked, why)
+	eventually(t, "their ends", func() bool { return len(a.List("ann")) == 0 })
+	require.Empty(t, a.Users())
+}
+
 func TestCloseTellsViewers(t *testing.T) {
 	a := newAgent(t, reconnectingpty.Config{})
 	s := a.open("main", "trap '' HUP; while :; do sleep 1000; done", usual)

@@ -2,6 +2,8 @@ package cluster
 
 import (
 	"encoding/json"
+	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -80,4 +82,63 @@ func TestAttachKill(t *testing.T) {
 	require.Contains(t, build.Out.String(), "the user killed the terminal")
 	require.Equal(t, 2, s.Run("attach", "dev").Code, "without a terminal")
 	require.Equal(t, 2, s.Run("attach", "dev", "--list", "--kill", "x").Code)
+}
+
+// endedTerminals returns, by name, for what the agent ended terminals.
+func endedTerminals(agent *site.Process) map[string]string {
+	ended := map[string]string{}
+	for line := range strings.Lines(agent.Stderr.String()) {
+		var record struct{ Msg, Terminal, Cause string }
+		if json.Unmarshal([]byte(line), &record) == nil && record.Msg == "terminal ended" {
+			ended[record.Terminal] = record.Cause
+		}
+	}
+	return ended
+}
+
+// TestWithdrawnTerminals: with a user's right end the terminals that they left behind,
+// at once or when the agent is back, and nobody else's.
+func TestWithdrawnTerminals(t *testing.T) {
+	t.Parallel()
+	s := site.New(t)
+	bob := s.NewUser("bob")
+	leave := func(h *site.Home, workspace, name string) {
+		term := h.OnTerminal("attach", workspace, "--session", name)
+		term.Echo("begun")
+		term.Type("\r~.")
+		require.Equal(t, 0, term.Wait())
+	}
+	ended := func(name, detail string) {
+		t.Helper()
+		site.Eventually(t, "the end of "+name, func() bool { return endedTerminals(s.Agent)[name] != "" })
+		require.Equal(t, `reason=auth_revoked initiator=server expected=true detail="`+detail+`"`, endedTerminals(s.Agent)[name])
+	}
+	leave(s.Home, "dev", "mine")
+
+	s.Must("workspace", "share", "dev", "bob")
+	leave(bob, "admin/dev", "left")
+	seen := bob.OnTerminal("attach", "admin/dev", "--session", "seen")
+	seen.Echo("begun")
+	s.Must("workspace", "unshare", "dev", "bob")
+	require.Equal(t, 255, seen.Wait())
+	require.Contains(t, seen.Out.String(), "reason=auth_revoked initiator=server expected=true")
+	ended("left", "the right to reach this workspace was withdrawn")
+	ended("seen", "the right to reach this workspace was withdrawn")
+
+	s.Must("workspace", "share", "dev", "bob")
+	leave(bob, "admin/dev", "closed")
+	s.Must("user", "disable", "bob")
+	ended("closed", "this account is disabled")
+
+	s.Must("user", "enable", "bob")
+	leave(bob, "admin/dev", "away")
+	s.Agent.Freeze()
+	s.Must("workspace", "unshare", "dev", "bob")
+	s.Agent.Signal(syscall.SIGCONT)
+	ended("away", "the right to reach this workspace was withdrawn")
+
+	require.Equal(t, []string{"mine"}, terminalNames(t, s))
+	s.Must("workspace", "stop", "dev")
+	site.Eventually(t, "the end of mine", func() bool { return endedTerminals(s.Agent)["mine"] != "" })
+	require.Contains(t, endedTerminals(s.Agent)["mine"], `reason=workspace_stopped initiator=server expected=true detail="stopped by admin"`)
 }
