@@ -82,6 +82,10 @@ var testPackages = map[string]int{
 	"tests/bench":   9,
 	"tests/soak":    9,
 	"tests/faults":  9,
+
+	"tests/faults/netlab": 0,
+	"tests/faults/inject": 0,
+	"tests/faults/peers":  9,
 }
 
 // walls forbid imports within the module that the floors alone would allow. They
