@@ -37,6 +37,7 @@ type probe struct {
 	url       *url.URL
 	transport *http.Transport
 	found     map[string]finding
+	answer    *http.Response // the first one, its body read; nil: none came
 }
 
 func (p *probe) close() {
@@ -82,6 +83,7 @@ func (p *probe) reach(ctx context.Context) (sdk.CheckInfo, bool) {
 		p.unreachable(err)
 		return sdk.CheckInfo{}, false
 	}
+	p.answer = resp
 	p.ok("connection", "connected%s", p.through())
 	p.certificate(resp)
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
@@ -124,13 +126,22 @@ func (p *probe) get(ctx context.Context, target string) (*http.Response, error) 
 	return resp, nil
 }
 
-// through names the proxy that the environment prescribes for the URL.
-func (p *probe) through() string {
+// proxy is the one that the environment prescribes for the URL; "" is none.
+func (p *probe) proxy() string {
 	proxy, err := http.ProxyFromEnvironment(&http.Request{URL: p.url})
 	if err != nil || proxy == nil {
 		return ""
 	}
-	return " through the proxy " + proxy.Redacted() + " of the environment"
+	return proxy.Redacted()
+}
+
+// through names that proxy.
+func (p *probe) through() string {
+	proxy := p.proxy()
+	if proxy == "" {
+		return ""
+	}
+	return " through the proxy " + proxy + " of the environment"
 }
 
 // unreachable tells apart why there was no answer.

@@ -55,6 +55,7 @@ type Client struct {
 	options    Options
 	logger     *slog.Logger
 	node       *tailnet.Node
+	relay      *tailnet.RelayDialer
 	controller *tailnet.Controller
 	stop       context.CancelFunc // ends tasks
 	tasks      sync.WaitGroup
@@ -99,7 +100,7 @@ func Open(ctx context.Context, options Options) (*Client, error) {
 		}
 		return nil, fmt.Errorf("start tailnet node: %w", nodeErr)
 	}
-	c.node = node
+	c.node, c.relay = node, relay
 	book := tailnet.NewPeerBook(tailnet.PeerBookOptions{Remove: node.RemovePeer, OnRemoved: c.removed})
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	c.stop = stop
@@ -236,6 +237,14 @@ func contactText(url string, a disconnect.Attribution) string {
 	default:
 		return "contact the server at " + url + ": " + disconnect.Scrub(a.Detail)
 	}
+}
+
+// CheckNetwork looks at the relays, and at what the network does to UDP on the way to
+// them. An error is one sentence: the server did not name any relays in time.
+func (c *Client) CheckNetwork(ctx context.Context) (tailnet.NetworkReport, error) {
+	ctx, cancel := context.WithTimeout(ctx, serverTimeout)
+	defer cancel()
+	return c.node.CheckNetwork(ctx, c.relay)
 }
 
 // Reach opens the way to a workspace, named by NAME or OWNER/NAME, once until that ends:

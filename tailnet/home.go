@@ -37,6 +37,7 @@ type homeKeeper struct {
 
 	// Guarded by Node.change:
 	regions     map[int]*proto.DERPRegion // in the map, as the server sent them
+	stunHost    string                    // for those that name none
 	derpMap     *tailcfg.DERPMap          // the engine's, without what down adds to it
 	down        map[int]bool              // regions out of reach
 	coordinated bool

@@ -184,6 +184,7 @@ func (n *Node) SetDERPMap(m *proto.DERPMap, stunHost string) {
 	if n.closed.Load() {
 		return
 	}
+	n.home.stunHost = stunHost
 	if first == 0 {
 		n.home.replace(nil, nil)
 		n.engine.setRelays(nil, 0)
