@@ -73,15 +73,18 @@ var floors = []struct {
 // testPackages hold code for tests only. They import up to the given floor, and only
 // tests and each other import them.
 var testPackages = map[string]int{
-	"testutil":      3,
-	"tests/site":    9,
-	"tests/cluster": 9,
-	"tests/baddays": 9,
-	"tests/threat":  9,
-	"tests/proxy":   9,
-	"tests/bench":   9,
-	"tests/soak":    9,
-	"tests/faults":  9,
+	"testutil":              3,
+	"tests/site":            9,
+	"tests/cluster":         9,
+	"tests/baddays":         9,
+	"tests/threat":          9,
+	"tests/proxy":           9,
+	"tests/bench":           9,
+	"tests/soak":            9,
+	"tests/faults":          9,
+	"tests/faults/scenario": 9,
+	"tests/faults/score":    9,
+	"tests/faults/timeline": 9,
 
 	"tests/faults/netlab": 0,
 	"tests/faults/inject": 0,

@@ -18,10 +18,21 @@ func newLs(s streams) *cobra.Command {
 		Short:   "List the workspaces you can reach",
 		Args:    cobra.NoArgs,
 	}
-	withAPI(cmd, s, func(cmd *cobra.Command, api *sdk.Client, _ []string, asJSON bool) error {
-		workspaces, err := api.Workspaces(cmd.Context())
+	profileName := profileFlag(cmd)
+	output := outputFlag(cmd)
+	cmd.RunE = run(func(cmd *cobra.Command, _ []string) error {
+		asJSON, err := output()
 		if err != nil {
 			return err
+		}
+		api, err := newAPI(*profileName)
+		if err != nil {
+			return err
+		}
+		defer api.Close()
+		workspaces, err := api.Workspaces(cmd.Context())
+		if err != nil {
+			return loginError(err)
 		}
 		if asJSON {
 			if workspaces == nil {
@@ -29,7 +40,7 @@ func newLs(s streams) *cobra.Command {
 			}
 			return printJSON(s.out, workspaces)
 		}
-		p, err := chooseProfile(cmd.Flag("profile").Value.String())
+		p, err := chooseProfile(*profileName)
 		if err != nil {
 			return err
 		}

@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
 	"fairlead.dev/fairlead/agent/proto"
@@ -66,7 +67,9 @@ func newSSH(s streams) *cobra.Command {
 	flags.StringArrayVarP(&c.env, "env", "e", nil, "set a variable of the remote session, KEY=VALUE (repeatable)")
 	flags.StringVar(&c.name, "name", "", "name the session; one of yours that has the name ends")
 	profileName := profileFlag(cmd)
-	logger := quietLogFlags(cmd, s.err)
+	logger := logFlags(cmd, s.err)
+	_ = flags.Lookup("log-level").Value.Set("off") // the terminal belongs to the session
+	flags.Lookup("log-level").DefValue = "off"
 	cmd.RunE = run(func(cmd *cobra.Command, args []string) (err error) {
 		if c.logger, err = logger(); err != nil {
 			return err
@@ -84,6 +87,14 @@ func (c *sshCommand) run(ctx context.Context) error {
 	if err := c.checkName(); err != nil {
 		return err
 	}
+	p, err := chooseProfile(c.profile)
+	if err != nil {
+		return err
+	}
+	accessURL, err := sdk.ParseURL(p.URL)
+	if err != nil {
+		return withCode(exitAuth, fmt.Errorf("the login is damaged, log in again: %w", err))
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	// A reader of our output that goes away must not kill us before the goodbye.
@@ -94,8 +105,10 @@ func (c *sshCommand) run(ctx context.Context) error {
 	var notices notices
 	defer func() { notices.show(c.err) }() // not before: the screen belongs to the session
 	status := newStatusLine(c.err)
-	cl, err := openClient(ctx, c.profile, client.Options{
-		Logger: c.logger, ForceRelay: c.forceRelay, OutageLimit: c.outageLimit, Step: status.show, Notice: notices.add,
+	cl, err := client.Open(ctx, client.Options{
+		AccessURL: accessURL, Token: p.Token, Instance: uuid.NewString(), Version: softwareVersion(),
+		Logger: c.logger, ForceRelay: c.forceRelay, OutageLimit: c.outageLimit, Step: status.show,
+		Notice: notices.add, CheckHostKey: hostKeyChecker{profile: p}.check,
 	})
 	if err != nil {
 		status.clear()
@@ -136,9 +149,8 @@ func validWorkspace(s string) bool {
 
 // cannotReach gives a failure before the session its exit code.
 func (c *sshCommand) cannotReach(err error) error {
-	var coded *exitErr
-	if err = reachError(err); errors.As(err, &coded) {
-		return err
+	if a, _ := disconnect.FromError(err); loginRefused(a) {
+		return withCode(exitAuth, err)
 	}
 	return withCode(exitLost, err)
 }

@@ -53,21 +53,25 @@ func newTokenCreate(s streams) *cobra.Command {
 				return err
 			}
 		}
-		var made sdk.CreateTokenResponse
-		kept, err := keepSecret(tokenFile, func() (_ string, err error) {
-			made, err = api.CreateToken(cmd.Context(), req)
-			return made.Secret, err
-		})
+		file, err := newSecretFile(tokenFile)
 		if err != nil {
 			return err
 		}
-		if kept {
+		made, err := api.CreateToken(cmd.Context(), req)
+		if err != nil {
+			file.discard()
+			return err
+		}
+		if file != nil {
+			if err := file.write(made.Secret); err != nil {
+				return err
+			}
 			made.Secret = ""
 		}
 		if asJSON {
 			return printJSON(s.out, made)
 		}
-		if !kept {
+		if file == nil {
 			fmt.Fprintln(s.out, plain(made.Secret))
 		}
 		fmt.Fprintf(s.err, "Token %s of scope %s %s. It is not shown again.\n",

@@ -15,10 +15,21 @@ func newWhoami(s streams) *cobra.Command {
 		Short: "Show who you are logged in as, and where",
 		Args:  cobra.NoArgs,
 	}
-	withAPI(cmd, s, func(cmd *cobra.Command, api *sdk.Client, _ []string, asJSON bool) error {
-		me, err := api.WhoAmI(cmd.Context())
+	profileName := profileFlag(cmd)
+	output := outputFlag(cmd)
+	cmd.RunE = run(func(cmd *cobra.Command, _ []string) error {
+		asJSON, err := output()
 		if err != nil {
 			return err
+		}
+		api, err := newAPI(*profileName)
+		if err != nil {
+			return err
+		}
+		defer api.Close()
+		me, err := api.WhoAmI(cmd.Context())
+		if err != nil {
+			return loginError(err)
 		}
 		if asJSON {
 			return printJSON(s.out, struct {

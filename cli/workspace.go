@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -60,22 +59,26 @@ func agentTokenCommand(cmd *cobra.Command, s streams, done string,
 	var tokenFile string
 	cmd.Flags().StringVar(&tokenFile, "token-file", "", "write the agent's token to this new file (mode 0600) instead of showing it")
 	withAPI(cmd, s, func(cmd *cobra.Command, api *sdk.Client, args []string, asJSON bool) error {
-		var made sdk.CreateWorkspaceResponse
-		kept, err := keepSecret(tokenFile, func() (_ string, err error) {
-			made, err = f(cmd.Context(), api, args[0])
-			return made.AgentToken, err
-		})
+		file, err := newSecretFile(tokenFile) // before the token exists, which is shown once
 		if err != nil {
 			return err
 		}
-		if kept {
+		made, err := f(cmd.Context(), api, args[0])
+		if err != nil {
+			file.discard()
+			return err
+		}
+		if file != nil {
+			if err := file.write(made.AgentToken); err != nil {
+				return err
+			}
 			made.AgentToken = ""
 		}
 		if asJSON {
 			return printJSON(s.out, made)
 		}
 		fmt.Fprintf(s.out, done+"\n\n", plain(made.Workspace.Name))
-		if !kept {
+		if file == nil {
 			fmt.Fprintf(s.out, "  FAIRLEAD_AGENT_TOKEN=%s %s agent %s\n\nThe token is not shown again.\n", plain(made.AgentToken), programName(), api.URL())
 			return nil
 		}
@@ -149,27 +152,35 @@ func printShares(s streams, workspace string, users []string, err error, asJSON 
 	return nil
 }
 
-// keepSecret calls create, which gets a secret that is shown once, and writes it to the
-// new file path, which must not exist, with mode 0600. kept is false for an empty path:
-// the secret is then to be shown.
-func keepSecret(path string, create func() (secret string, err error)) (kept bool, err error) {
+// secretFile is a new file that will hold a secret.
+type secretFile struct{ f *os.File }
+
+// newSecretFile creates path, which must not exist; nil for an empty path.
+func newSecretFile(path string) (*secretFile, error) {
 	if path == "" {
-		_, err := create()
-		return false, err
+		return nil, nil
 	}
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600) // before there is a secret to lose
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
-		return false, fmt.Errorf("create token file: %w", err)
+		return nil, fmt.Errorf("create token file: %w", err)
 	}
-	secret, err := create()
+	return &secretFile{f}, nil
+}
+
+func (s *secretFile) write(secret string) error {
+	_, err := s.f.WriteString(secret + "\n")
+	if closeErr := s.f.Close(); err == nil {
+		err = closeErr
+	}
 	if err != nil {
-		_ = f.Close()
-		_ = os.Remove(path)
-		return false, err
+		return fmt.Errorf("write token file: %w", err)
 	}
-	_, err = f.WriteString(secret + "\n")
-	if err = errors.Join(err, f.Close()); err != nil {
-		return false, fmt.Errorf("write token file: %w", err)
+	return nil
+}
+
+func (s *secretFile) discard() {
+	if s != nil {
+		_ = s.f.Close()
+		_ = os.Remove(s.f.Name())
 	}
-	return true, nil
 }

@@ -19,6 +19,8 @@ type Home struct {
 	T   T
 	Dir string
 	Env []string // of every process that starts here from now on
+	// In makes the commands of a machine that is not this one; nil: it is.
+	In func(ctx context.Context, name string, args ...string) *exec.Cmd
 }
 
 // NewHome returns an empty home that lasts as long as the test.
@@ -90,7 +92,7 @@ func (h *Home) Execute(stdin io.Reader, name string, args ...string) Result {
 	h.T.Helper()
 	ctx, cancel := context.WithTimeout(h.T.Context(), 2*Patience)
 	defer cancel()
-	cmd := h.command(exec.CommandContext(ctx, name, args...))
+	cmd := h.program(ctx, name, args...)
 	var out, errOut bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, &out, &errOut
 	err := cmd.Run()
@@ -104,7 +106,15 @@ func (h *Home) Execute(stdin io.Reader, name string, args ...string) Result {
 
 // Command returns a fairlead command of this home that has not been started.
 func (h *Home) Command(ctx context.Context, args ...string) *exec.Cmd {
-	return h.command(exec.CommandContext(ctx, Binary, args...))
+	return h.program(ctx, Binary, args...)
+}
+
+// program returns a command of any program that has not been started.
+func (h *Home) program(ctx context.Context, name string, args ...string) *exec.Cmd {
+	if h.In != nil {
+		return h.command(h.In(ctx, name, args...))
+	}
+	return h.command(exec.CommandContext(ctx, name, args...))
 }
 
 func (h *Home) command(cmd *exec.Cmd) *exec.Cmd {

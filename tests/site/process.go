@@ -1,6 +1,7 @@
 package site
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -27,7 +28,7 @@ type Process struct {
 // is killed, and a failed test shows what it said.
 func (h *Home) Start(args ...string) *Process {
 	h.T.Helper()
-	return h.StartCommand(exec.Command(Binary, args...))
+	return h.StartCommand(h.Command(context.Background(), args...))
 }
 
 // StartCommand is Start for any program.

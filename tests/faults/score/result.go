@@ -1,0 +1,133 @@
+package score
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"slices"
+
+	"fairlead.dev/fairlead/tests/faults/scenario"
+)
+
+// Result is one run of the lab.
+type Result struct {
+	Product string                    `json:"product"`
+	Version string                    `json:"version"`
+	Rows    []Row                     `json:"rows"`
+	Totals  map[scenario.Party]Totals `json:"totals"`
+	Fates   Fates                     `json:"fates"`
+}
+
+// Totals are one party's figures. Whoever rightly has nothing to say counts nowhere but
+// in Alarms.
+type Totals struct {
+	Of       int `json:"of"`
+	Right    int `json:"right"`
+	Strict   int `json:"strict"`
+	Wrong    int `json:"wrong"`
+	Silent   int `json:"silent"`
+	Unknown  int `json:"unknown"`
+	Blames   int `json:"false_blame"`
+	Graceful int `json:"failures_called_graceful"`
+	Alarms   int `json:"false_endings"`
+	Unrun    int `json:"not_run"`
+}
+
+// Fates is what became of the sessions.
+type Fates struct {
+	MustLive int `json:"must_live"`
+	Lived    int `json:"lived"`
+	MustEnd  int `json:"must_end"`
+	Ended    int `json:"ended"`
+}
+
+// Finish decides what is strict, and counts.
+func Finish(product, version string, rows []Row) Result {
+	strict(rows)
+	r := Result{Product: product, Version: version, Rows: rows, Totals: map[scenario.Party]Totals{}}
+	for _, w := range scenario.Witnesses {
+		r.Totals[w] = count(rows, w)
+	}
+	for _, row := range rows {
+		switch row.Fate {
+		case scenario.Lives:
+			r.Fates.MustLive++
+			r.Fates.Lived += one(row.FateRight())
+		case scenario.Ends:
+			r.Fates.MustEnd++
+			r.Fates.Ended += one(row.FateRight())
+		}
+	}
+	return r
+}
+
+// strict finds the cells that are right and whose looks nobody has to whom something else
+// happened.
+func strict(rows []Row) {
+	for _, w := range scenario.Witnesses {
+		truths := map[string][]string{} // of each look: what was true
+		for _, row := range rows {
+			cell := row.Cells[w]
+			truth := fmt.Sprint(cell.Must)
+			if row.Error == "" && row.Cannot == "" && len(cell.Must) > 0 && !slices.Contains(truths[cell.Looks], truth) {
+				truths[cell.Looks] = append(truths[cell.Looks], truth)
+			}
+		}
+		for _, row := range rows {
+			cell := row.Cells[w]
+			cell.Strict = cell.Mark == Right && len(truths[cell.Looks]) == 1
+			row.Cells[w] = cell
+		}
+	}
+}
+
+func count(rows []Row, w scenario.Party) (t Totals) {
+	for _, row := range rows {
+		cell := row.Cells[w]
+		if cell.Mark == Quiet || len(cell.Must) == 0 && cell.Mark == Unrun {
+			continue
+		}
+		t.Alarms += one(cell.Mark == Alarm)
+		if len(cell.Must) == 0 {
+			continue
+		}
+		t.Of++
+		t.Right += one(cell.Mark == Right)
+		t.Strict += one(cell.Strict)
+		t.Wrong += one(cell.Mark == Wrong)
+		t.Silent += one(cell.Mark == Silent)
+		t.Unknown += one(cell.Mark == Unknown)
+		t.Blames += one(cell.Mark == Blames)
+		t.Graceful += one(cell.Mark == Graceful)
+		t.Unrun += one(cell.Mark == Unrun)
+	}
+	return t
+}
+
+func one(yes bool) int {
+	if yes {
+		return 1
+	}
+	return 0
+}
+
+// Write puts r into a file of JSON.
+func (r Result) Write(path string) error {
+	data, err := json.MarshalIndent(r, "", " ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, append(data, '\n'), 0o644)
+}
+
+// Read is the inverse of [Result.Write].
+func Read(path string) (r Result, err error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return r, err
+	}
+	if err := json.Unmarshal(data, &r); err != nil {
+		return r, fmt.Errorf("read result %s: %w", path, err)
+	}
+	return r, nil
+}

@@ -1,0 +1,194 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"strings"
+	"time"
+
+	"fairlead.dev/fairlead/sdk"
+	"fairlead.dev/fairlead/tests/faults/netlab"
+	"fairlead.dev/fairlead/tests/faults/scenario"
+	"fairlead.dev/fairlead/tests/faults/score"
+	"fairlead.dev/fairlead/tests/faults/timeline"
+	"fairlead.dev/fairlead/tests/site"
+)
+
+const port = "7080" // of the server, on its host
+
+// stage is one scenario's hosts, processes and session.
+type stage struct {
+	*attempt
+	scenario.Scenario
+	options *options
+	lab     *netlab.Lab
+	began   time.Time
+	zero    time.Time // when the fault began; zero before that
+	expires time.Time // when the client's login is over, if it ever is
+	url     string    // of the server, for agent and client
+
+	admin, user, agentHome, relayHome *site.Home
+	agentToken, relayToken            string // files
+	servers, agents, relays           []*site.Process
+	client                            *session
+	others                            []*site.Process // clients that come later
+	watch                             *watch
+
+	connection string                  // its id in the connection log
+	links      map[scenario.Leg]string // ids of the control links that are open when the fault comes
+	undo       []func() error          // the last one first
+	story      timeline.Line
+}
+
+// perform runs a scenario once.
+func (o *options) perform(ctx context.Context, s scenario.Scenario) (outcome score.Outcome) {
+	if s.Cannot != "" {
+		return outcome
+	}
+	failure := try(ctx, func(a *attempt) {
+		st := &stage{attempt: a, Scenario: s, options: o, began: time.Now(), links: map[scenario.Leg]string{}}
+		st.build()
+		st.open()
+		st.play()
+		outcome = st.listen()
+	})
+	outcome.Error = failure
+	return outcome
+}
+
+// note puts what the lab does into the timeline.
+func (s *stage) note(text string) { s.story.Add(time.Now(), "lab", text) }
+
+// build makes the hosts and starts all processes but the client's.
+func (s *stage) build() {
+	var err error
+	s.lab, err = netlab.Build(s.ctx, s.Name)
+	s.must("build the network", err)
+	s.Cleanup(func() { s.must("remove the network", s.lab.Close()) })
+	s.url = "http://" + s.lab.Server.Addr.String() + ":" + port
+	s.admin, s.user = s.home(s.lab.Server), s.home(s.lab.Client)
+	s.agentHome, s.relayHome = s.home(s.lab.Agent), s.home(s.lab.Relay)
+	s.Cleanup(s.keep) // when all processes have ended, and their files are there
+	s.agentToken, s.relayToken = s.agentHome.Path("token"), s.relayHome.Path("token")
+
+	s.startServer()
+	s.admin.Must("login", "http://127.0.0.1:"+port, "--code", site.OneTimeCode(s.servers[0]))
+	s.admin.Must("workspace", "create", "dev", "--token-file", s.agentToken)
+	s.admin.Must("user", "create", "ada", "--token-file", s.user.Path("token"))
+	s.admin.Must("workspace", "share", "dev", "ada")
+	if s.OwnRelay {
+		s.admin.Must("relay", "create", "own", "--token-file", s.relayToken)
+		s.startRelay()
+	}
+	s.startAgent()
+	s.awaitAgent("online")
+	s.watch = s.startWatch()
+}
+
+// home is a user's machine on a host.
+func (s *stage) home(h *netlab.Host) *site.Home {
+	home := site.NewHome(s)
+	home.In = h.Command
+	return home
+}
+
+func (s *stage) startServer() {
+	args := []string{"server", "--listen", "0.0.0.0:" + port, "--access-url", s.url, "--state-dir", s.admin.Path("state"),
+		"--log-format", "json", "--insecure-http"}
+	if s.OneRelay {
+		args = append(args, "--no-relay")
+	}
+	server := s.admin.Start(append(args, s.Args[scenario.Server]...)...)
+	s.servers = append(s.servers, server)
+	server.Stderr.AwaitText(s, `"server listening"`)
+}
+
+func (s *stage) startAgent() {
+	s.agents = append(s.agents, s.agentHome.Start(s.agentArgs("state")...))
+}
+
+// agentArgs start an agent whose state is in that directory of its home.
+func (s *stage) agentArgs(state string) []string {
+	args := []string{"agent", s.url, "--token-file", s.agentToken, "--state-dir", s.agentHome.Path(state),
+		"--log-format", "json", "--insecure-http", "--outage-limit", s.Limit.String()}
+	return append(args, s.Args[scenario.Agent]...)
+}
+
+func (s *stage) startRelay() {
+	relay := s.relayHome.Start("relay", "--server", s.url, "--token-file", s.relayToken, "--listen", "0.0.0.0:7081",
+		"--access-url", "http://"+s.lab.Relay.Addr.String()+":7081", "--insecure-http", "--log-format", "json")
+	s.relays = append(s.relays, relay)
+	relay.Stderr.AwaitText(s, `"relay listening"`)
+}
+
+// awaitAgent waits until the server lists the agent in that state.
+func (s *stage) awaitAgent(status string) {
+	site.Eventually(s, "agent "+status, func() bool {
+		var list []struct {
+			Agent struct {
+				Status string `json:"status"`
+			} `json:"agent"`
+		}
+		r := s.admin.Run("ls", "--output", "json")
+		return json.Unmarshal([]byte(r.Stdout), &list) == nil && len(list) == 1 && list[0].Agent.Status == status
+	})
+}
+
+// open begins the session, waits until it is what the scenario wants, and finds its rows.
+func (s *stage) open() {
+	for _, a := range s.Before {
+		s.do(a)
+	}
+	s.login()
+	if s.Session == scenario.Dialling {
+		return
+	}
+	s.client = s.startSession()
+	s.awaitRows()
+	if s.Path == scenario.Direct {
+		s.awaitDirect()
+	}
+	s.note("the session works: " + s.connection)
+}
+
+// login makes the client's machine know the server.
+func (s *stage) login() {
+	file := s.user.Path("token")
+	if s.Token > 0 {
+		file = s.user.Path("short-token")
+		s.admin.Must("token", "create", "short", "--user", "ada", "--expires", s.Token.String(), "--token-file", file)
+		s.expires = time.Now().Add(s.Token)
+	}
+	s.user.Must("login", s.url, "--insecure-http", "--token-file", file)
+}
+
+// awaitRows finds the rows of the session and of the control links beside it.
+func (s *stage) awaitRows() {
+	site.Eventually(s, "the rows of what is open", func() bool {
+		for _, row := range s.rows() {
+			switch {
+			case row.Status != "open":
+			case row.ConnectType == string(scenario.AC):
+				s.connection = row.ID
+			case row.ConnectType == string(scenario.SA), row.User == "ada":
+				s.links[scenario.Leg(row.ConnectType)] = row.ID
+			}
+		}
+		return s.connection != "" && len(s.links) == 2
+	})
+}
+
+// rows is the connection log.
+func (s *stage) rows() (rows []sdk.Connection) {
+	r := s.admin.Run("connections", "--limit", "0", "--output", "json")
+	_ = json.Unmarshal([]byte(r.Stdout), &rows) // none while the server is away
+	return rows
+}
+
+// awaitDirect waits until the NAT has a flow in both directions between client and agent.
+func (s *stage) awaitDirect() {
+	site.Eventually(s, "a direct path", func() bool {
+		flows, err := s.lab.NAT.Run(s.ctx, "conntrack", "-L", "-p", "udp", "-d", s.lab.Agent.Addr.String())
+		return err == nil && strings.Contains(flows, "ASSURED")
+	})
+}
