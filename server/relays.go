@@ -35,10 +35,11 @@ type relays struct {
 	store   *store.Store
 	logger  *slog.Logger
 	now     func() time.Time
-	changed func() // the map did; not called with mu held
+	changed func() // the map did; not called with a lock held
 
-	mu   sync.Mutex // guards byID, and orders the records about relays
-	byID map[string]*relayState
+	recording sync.Mutex // serializes who comes and goes with its record; taken before mu
+	mu        sync.Mutex // guards byID; never held while the database works
+	byID      map[string]*relayState
 }
 
 // relayState is one relay in the map.
@@ -123,55 +124,76 @@ func (r *relays) registered(link *control.Link) bool {
 
 // register puts a relay into the map, and returns what is to be told to it over link.
 func (r *relays) register(ctx context.Context, link *control.Link, row store.Relay) (<-chan *proto.RelayNotice, error) {
-	r.mu.Lock()
+	out, err := r.enter(ctx, link, row)
+	if err == nil {
+		r.changed()
+	}
+	return out, err
+}
+
+func (r *relays) enter(ctx context.Context, link *control.Link, row store.Relay) (<-chan *proto.RelayNotice, error) {
+	r.recording.Lock()
+	defer r.recording.Unlock()
 	now := r.now()
 	if err := r.store.RelayRegistered(ctx, row.ID, row.AccessURL, row.STUNPort, now); err != nil {
-		r.mu.Unlock()
 		return nil, err
 	}
 	out := make(chan *proto.RelayNotice, maxNotices)
 	row.InMap, row.SeenAt = true, now
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.byID[row.ID] = &relayState{row: row, link: link, out: out}
-	r.mu.Unlock()
-	r.changed()
 	return out, nil
 }
 
 // ended takes note that a link is no longer its relay's. A relay that said goodbye
 // leaves the map at once. One whose link was lost, or which this server leaves, stays.
 func (r *relays) ended(link *control.Link, ending control.Ending) {
-	r.mu.Lock()
-	s := r.byID[link.Peer().ID]
-	if s == nil || s.link != link && (s.link != nil || s.last != link) {
-		r.mu.Unlock()
-		return
-	}
-	s.link, s.last, s.out, s.gone = nil, link, nil, r.now().Add(relayGrace)
-	left := ending.Goodbye && ending.Initiator == disconnect.Relay
-	if left {
-		r.removeLocked(s)
-	}
-	r.mu.Unlock()
-	if left {
+	left := r.leave(func() []*relayState {
+		s := r.byID[link.Peer().ID]
+		if s == nil || s.link != link && (s.link != nil || s.last != link) {
+			return nil
+		}
+		s.link, s.last, s.out, s.gone = nil, link, nil, r.now().Add(relayGrace)
+		if ending.Goodbye && ending.Initiator == disconnect.Relay {
+			return []*relayState{s}
+		}
+		return nil
+	})
+	if len(left) > 0 {
 		r.changed()
 	}
 }
 
 // remove takes a relay that was deleted out of the map.
 func (r *relays) remove(id string) {
+	r.recording.Lock() // one that is just entering is in the map then, and goes
 	r.mu.Lock()
 	delete(r.byID, id)
 	r.mu.Unlock()
+	r.recording.Unlock()
 	r.changed()
 }
 
-func (r *relays) removeLocked(s *relayState) {
-	delete(r.byID, s.row.ID)
+// leave takes out of the map what choose returns, which it calls with mu held, and
+// records that.
+func (r *relays) leave(choose func() []*relayState) (left []*relayState) {
+	r.recording.Lock()
+	defer r.recording.Unlock()
+	r.mu.Lock()
+	left = choose()
+	for _, s := range left {
+		delete(r.byID, s.row.ID)
+	}
+	r.mu.Unlock()
 	ctx, cancel := context.WithTimeout(context.Background(), recordTimeout) // perhaps while the server stops
 	defer cancel()
-	if err := r.store.RelayLeft(ctx, s.row.ID, r.now()); err != nil {
-		r.logger.WarnContext(ctx, "cannot record that a relay left", "relay", s.row.Name, "error", err)
+	for _, s := range left {
+		if err := r.store.RelayLeft(ctx, s.row.ID, r.now()); err != nil {
+			r.logger.WarnContext(ctx, "cannot record that a relay left", "relay", s.row.Name, "error", err)
+		}
 	}
+	return left
 }
 
 // watch removes relays whose grace is over, until ctx ends.
@@ -189,15 +211,14 @@ func (r *relays) watch(ctx context.Context) {
 }
 
 func (r *relays) expire() {
-	var over []*relayState
-	r.mu.Lock()
-	for _, s := range r.byID {
-		if s.link == nil && !r.now().Before(s.gone) {
-			over = append(over, s)
-			r.removeLocked(s)
+	over := r.leave(func() (over []*relayState) {
+		for _, s := range r.byID {
+			if s.link == nil && !r.now().Before(s.gone) {
+				over = append(over, s)
+			}
 		}
-	}
-	r.mu.Unlock()
+		return over
+	})
 	for _, s := range over {
 		r.logger.Warn("relay out of the map: it did not come back", "relay", s.row.Name, "region", int(s.row.Region))
 	}
