@@ -9,12 +9,12 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
-	"golang.org/x/time/rate"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -63,7 +63,13 @@ type logSite struct {
 
 func newLogSite(t *testing.T) *logSite {
 	t.Helper()
-	l := &logSite{running: run(t, nil)}
+	return newLogSiteOn(t, nil)
+}
+
+// newLogSiteOn is newLogSite at a port that is open; nil: any.
+func newLogSiteOn(t *testing.T, port net.Listener) *logSite {
+	t.Helper()
+	l := &logSite{running: run(t, func(o *Options) { o.Listener = port })}
 	l.ada, l.adaToken = l.addUser(t, "ada", store.RoleMember)
 	l.bob, l.bobToken = l.addUser(t, "bob", store.RoleMember)
 	l.root, l.rootTk = l.addUser(t, "root", store.RoleAdmin)
@@ -294,25 +300,37 @@ func TestFollowLimit(t *testing.T) {
 	}, patience, 5*time.Millisecond)
 }
 
+// smallBuffers accepts connections that hold little of what nobody reads.
+type smallBuffers struct{ net.Listener }
+
+func (l smallBuffers) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err == nil {
+		err = conn.(*net.TCPConn).SetWriteBuffer(4096)
+	}
+	return conn, err
+}
+
 // TestSlowFollower: a reader who does not read is cut; nobody else waits for them.
 func TestSlowFollower(t *testing.T) {
-	l := newLogSite(t)
-	conn, err := net.Dial("tcp", l.Addr().String())
+	port, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	l := newLogSiteOn(t, smallBuffers{port})
+	l.limits.followPatience = 50 * time.Millisecond
+	conn, err := (&net.Dialer{Control: func(_, _ string, c syscall.RawConn) error { // before it can grow
+		return c.Control(func(fd uintptr) { _ = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 4096) })
+	}}).Dial("tcp", l.Addr().String())
 	require.NoError(t, err)
 	defer conn.Close()
-	require.NoError(t, conn.(*net.TCPConn).SetReadBuffer(4096))
 	_, err = fmt.Fprintf(conn, "GET /api/v1/connections?follow=true HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n\r\n", l.rootTk)
 	require.NoError(t, err)
 	require.Eventually(t, func() bool { return l.followers() == 1 }, patience, time.Millisecond)
-	ctx := testutil.Context(t, 2*time.Minute)
-	l.presence.callers[l.bobs.ID].rate.SetLimit(rate.Inf)
-	for range 16 { // as much as the buffers on the way hold, and the feed's
+	for range 2 { // of half a megabyte each
 		var all []*agentproto.Connection
 		for range maxReportBatch {
 			all = append(all, session(uuid.New(), "bob"))
 		}
-		_, err := reportConnections(ctx, l.bobLink, all...)
-		require.NoError(t, err)
+		reported(t, l.bobLink, all...)
 	}
 	require.Eventually(t, func() bool { return l.followers() == 0 }, patience, 5*time.Millisecond)
 }

@@ -18,8 +18,8 @@ const (
 	// followBeat is how often a stream that has nothing to say sends an empty line: the
 	// reader, and every proxy on the way, sees that it lives.
 	followBeat = 15 * time.Second
-	// followPatience is how long one write of it may take.
-	followPatience = 10 * time.Second
+	// defaultFollowPatience is how long one write of it may take.
+	defaultFollowPatience = 10 * time.Second
 )
 
 // errSlowReader ends a stream that is not read fast enough.
@@ -187,7 +187,7 @@ func (f *connStream) end(err error) {
 }
 
 func (f *connStream) write(b []byte) bool {
-	_ = f.rc.SetWriteDeadline(time.Now().Add(followPatience)) // a reader who takes longer is cut
+	_ = f.rc.SetWriteDeadline(time.Now().Add(f.s.limits.followPatience)) // a reader who takes longer is cut
 	_, err := f.w.Write(b)
 	return err == nil && f.rc.Flush() == nil
 }

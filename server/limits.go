@@ -68,6 +68,7 @@ func (l *limited) setRetryAfter(h http.Header) {
 type limits struct {
 	now                func() time.Time
 	perUser, perSource int
+	followPatience     time.Duration // for one write to somebody who follows the log
 
 	mu       sync.Mutex // guards the maps and rest
 	failures map[netip.Prefix]*rate.Limiter
@@ -78,7 +79,8 @@ type limits struct {
 func newLimits(opts Options) *limits {
 	return &limits{
 		now: opts.Now, perUser: opts.MaxLinksPerUser, perSource: opts.MaxLinksPerAddress,
-		failures: map[netip.Prefix]*rate.Limiter{}, links: map[string]int{},
+		followPatience: defaultFollowPatience,
+		failures:       map[netip.Prefix]*rate.Limiter{}, links: map[string]int{},
 	}
 }
 
