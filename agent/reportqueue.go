@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"sync"
 	"time"
 
@@ -83,7 +84,7 @@ func (q *reportQueue) endLocked(open, ending *proto.Connection, at time.Time) {
 	ending.Action = proto.Connection_DISCONNECT
 	ending.Timestamp, ending.ConnectedAt = timestamppb.New(at), open.GetTimestamp()
 	ending.Id, ending.Type, ending.Principal = open.GetId(), open.GetType(), open.GetPrincipal()
-	ending.App, ending.ClientVersion = open.GetApp(), open.GetClientVersion()
+	ending.App, ending.ClientVersion = cmp.Or(ending.GetApp(), open.GetApp()), open.GetClientVersion()
 	if ending.GetIp() == "" {
 		ending.Ip = open.GetIp()
 	}

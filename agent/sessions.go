@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"cmp"
 	"net"
 	"net/netip"
 
@@ -47,27 +46,49 @@ func (a *agent) sessionSettings() agentssh.Settings {
 }
 
 // trackSession mints the session's connection id, tells the client and the server,
-// and does the same at its end.
+// and does the same at its end. A client is told nothing of its forwards: what it asks
+// for by the port of its SSH connection is the session there.
 func (a *agent) trackSession(s agentssh.Session) (id string, ended func(agentssh.Ended)) {
 	connection := uuid.New()
 	client := addrPort(s.RemoteAddr)
 	open := &proto.Connection{
-		Id: connection[:], Type: proto.Connection_SSH, App: cmp.Or(s.App, "ssh"), ClientVersion: s.ClientVersion,
-	}
-	if s.Kind == agentssh.KindAttach {
-		open.Type = proto.Connection_RECONNECTING_PTY
+		Id: connection[:], Type: typeOf(s), App: s.App.Name, ClientVersion: s.ClientVersion,
 	}
 	open.Ip, open.Path = a.pathOf(client.Addr())
 	open.Principal = a.principalOf(client.Addr())
 	a.live.add(connection.String(), open.GetPrincipal(), s.Name, s.End)
 	report := a.trackConnection(open)
-	a.companion.Flow(client, connection.String())
+	told := s.Kind != agentssh.KindForward
+	if told {
+		a.companion.Flow(client, connection.String())
+	}
 	return connection.String(), func(e agentssh.Ended) {
 		a.live.remove(connection.String())
 		// On record before anybody is told: what the client was told is never missing.
-		report(e, func(end *proto.Connection) { end.Ip, end.Path = a.pathOf(client.Addr()) })
-		a.companion.Ended(client, connection.String(), e.Attribution, e.ExitCode)
+		report(e, func(end *proto.Connection) {
+			end.Ip, end.Path = a.pathOf(client.Addr())
+			end.App = e.App.Name
+		})
+		if told {
+			a.companion.Ended(client, connection.String(), e.Attribution, e.ExitCode)
+		}
 	}
+}
+
+// typeOf says what is at the agent's end of a connection: for a forward the program
+// behind the port, if it is one that is known.
+func typeOf(s agentssh.Session) proto.Connection_Type {
+	switch {
+	case s.Kind == agentssh.KindAttach:
+		return proto.Connection_RECONNECTING_PTY
+	case s.Kind != agentssh.KindForward:
+		return proto.Connection_SSH
+	case s.Behind == "jetbrains":
+		return proto.Connection_JETBRAINS
+	case s.Behind == "vscode":
+		return proto.Connection_VSCODE
+	}
+	return proto.Connection_PORT_FORWARD
 }
 
 // principalOf returns the user behind a peer; "" when there is none.

@@ -165,16 +165,7 @@ func waitAndClose(ctx context.Context, again <-chan struct{}, a agent.Agent, sta
 	} else if ctx.Err() != nil {
 		failed = nil // stopped by the person before it was up
 	}
-	closed := make(chan struct{})
-	defer close(closed)
-	go func() {
-		select {
-		case <-again:
-			a.Kill()
-		case <-closed:
-		}
-	}()
-	err := a.Close()
+	err := hurrying(again, a.Kill, a.Close)
 	if agent.IsRefused(failed) {
 		return withCode(exitRefused, failed)
 	}

@@ -52,9 +52,7 @@ func newAttach(s streams) *cobra.Command {
 	flags.DurationVar(&c.outageLimit, "outage-limit", 0, "how long the workspace may be out of reach before this command ends (default 1m)")
 	profileName := profileFlag(cmd)
 	output := outputFlag(cmd)
-	logger := logFlags(cmd, s.err)
-	_ = flags.Lookup("log-level").Value.Set("off") // the terminal belongs to the session
-	flags.Lookup("log-level").DefValue = "off"
+	logger := quietLogFlags(cmd, s.err)
 	cmd.RunE = run(func(cmd *cobra.Command, args []string) (err error) {
 		if c.asJSON, err = output(); err != nil {
 			return err

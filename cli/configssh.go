@@ -29,7 +29,7 @@ func newConfigSSH(s streams) *cobra.Command {
 		Use:   "config-ssh",
 		Short: "Make stock ssh, and whatever uses it, know your workspaces",
 		Long: "Write a block of hosts into ~/.ssh/config, so that `ssh dev.fairlead` reaches workspace\n" +
-			"dev, and so do rsync, git and scp -O; somebody else's is dev.OWNER.fairlead. The\n" +
+			"dev, and so do rsync, git, scp and sftp; somebody else's is dev.OWNER.fairlead. The\n" +
 			"hosts' keys are pinned in a known-hosts file beside the login. Nothing outside the block\n" +
 			"changes; a new one is put first, because OpenSSH takes the first value it finds. Run it\n" +
 			"again when workspaces come or go; --remove undoes it.",

@@ -1,10 +1,14 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"os"
+	"os/signal"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -19,7 +23,8 @@ func newConnections(s streams) *cobra.Command {
 		Use:   "connections",
 		Short: "List connections, and how each ended",
 		Long: "List connections, the newest first: your own and those to your workspaces; for an admin,\n" +
-			"all of them. Each has one row, and each that is closed says why.",
+			"all of them. Each has one row, and each that is closed says why. The exit code of --follow\n" +
+			"is 0 when you end it, 1 when the server does.",
 		Example: "  fairlead connections --since 1h --expected false\n" +
 			"  fairlead connections --workspace dev --reason network_timeout --output json\n" +
 			"  fairlead connections --follow --output ndjson",
@@ -52,7 +57,10 @@ func newConnections(s streams) *cobra.Command {
 		}
 		defer api.Close()
 		if follow {
-			return loginError(followConnections(cmd.Context(), api, q, out))
+			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
+			defer stop()
+			defer context.AfterFunc(ctx, stop)() // the next signal ends us even if our reader does not read
+			return loginError(followConnections(ctx, api, q, out))
 		}
 		for page, err := range api.ConnectionPages(cmd.Context(), q, limit) {
 			if err != nil {

@@ -315,11 +315,12 @@ func both(t, observed *time.Time) string {
 	return text
 }
 
-// followConnections writes rows as they open and close, until ctx ends.
+// followConnections writes rows as they open and close, until ctx ends, which is the way
+// to end it and no error.
 func followConnections(ctx context.Context, api *sdk.Client, q sdk.ConnectionQuery, out connectionWriter) error {
 	err := api.FollowConnections(ctx, q, func(c sdk.Connection) error { return out.write([]sdk.Connection{c}) })
 	if ctx.Err() != nil {
-		return nil // Ctrl-C
+		return nil
 	}
 	return err
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"os/signal"
 	"syscall"
@@ -54,7 +53,7 @@ func readContext(ctx context.Context, s streams, profileName, workspace string) 
 	defer stop()
 	status := newStatusLine(s.err)
 	defer status.clear()
-	cl, err := openClient(ctx, profileName, slog.New(slog.DiscardHandler), status.show)
+	cl, err := openClient(ctx, profileName, client.Options{Step: status.show})
 	if err != nil {
 		return proto.ContextConfig{}, err
 	}
@@ -71,8 +70,9 @@ func readContext(ctx context.Context, s streams, profileName, workspace string) 
 	return config, err
 }
 
-// openClient makes this process a client with the chosen login.
-func openClient(ctx context.Context, profileName string, logger *slog.Logger, step func(string)) (*client.Client, error) {
+// openClient makes this process a client with the chosen login, and checks host keys by
+// it. What is no matter of the login is in opts.
+func openClient(ctx context.Context, profileName string, opts client.Options) (*client.Client, error) {
 	p, err := chooseProfile(profileName)
 	if err != nil {
 		return nil, err
@@ -81,10 +81,9 @@ func openClient(ctx context.Context, profileName string, logger *slog.Logger, st
 	if err != nil {
 		return nil, withCode(exitAuth, fmt.Errorf("the login is damaged, log in again: %w", err))
 	}
-	return client.Open(ctx, client.Options{
-		AccessURL: accessURL, Token: p.Token, Instance: uuid.NewString(), Version: softwareVersion(),
-		Logger: logger, Step: step, CheckHostKey: hostKeyChecker{profile: p}.check,
-	})
+	opts.AccessURL, opts.Token, opts.CheckHostKey = accessURL, p.Token, hostKeyChecker{profile: p}.check
+	opts.Instance, opts.Version = uuid.NewString(), softwareVersion()
+	return client.Open(ctx, opts)
 }
 
 // reachError gives a failure on the way to a workspace its exit code.

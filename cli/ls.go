@@ -18,21 +18,10 @@ func newLs(s streams) *cobra.Command {
 		Short:   "List the workspaces you can reach",
 		Args:    cobra.NoArgs,
 	}
-	profileName := profileFlag(cmd)
-	output := outputFlag(cmd)
-	cmd.RunE = run(func(cmd *cobra.Command, _ []string) error {
-		asJSON, err := output()
-		if err != nil {
-			return err
-		}
-		api, err := newAPI(*profileName)
-		if err != nil {
-			return err
-		}
-		defer api.Close()
+	withAPI(cmd, s, func(cmd *cobra.Command, api *sdk.Client, _ []string, asJSON bool) error {
 		workspaces, err := api.Workspaces(cmd.Context())
 		if err != nil {
-			return loginError(err)
+			return err
 		}
 		if asJSON {
 			if workspaces == nil {
@@ -40,7 +29,7 @@ func newLs(s streams) *cobra.Command {
 			}
 			return printJSON(s.out, workspaces)
 		}
-		p, err := chooseProfile(*profileName)
+		p, err := chooseProfile(cmd.Flag("profile").Value.String())
 		if err != nil {
 			return err
 		}

@@ -40,9 +40,7 @@ func newMCP(s streams) *cobra.Command {
 		Args: cobra.NoArgs,
 	}
 	profileName := profileFlag(cmd)
-	logger := logFlags(cmd, s.err)
-	_ = cmd.Flags().Lookup("log-level").Value.Set("off") // whoever starts this reads its errors
-	cmd.Flags().Lookup("log-level").DefValue = "off"
+	logger := quietLogFlags(cmd, s.err)
 	cmd.RunE = run(func(cmd *cobra.Command, _ []string) error {
 		log, err := logger()
 		if err != nil {
@@ -242,7 +240,7 @@ func (m *mcpServer) reach(ctx context.Context, name string) (*client.Workspace, 
 	}
 	delete(m.open, name)
 	if m.client == nil {
-		cl, err := openClient(ctx, m.profile, m.logger, func(string) {})
+		cl, err := openClient(ctx, m.profile, client.Options{Logger: m.logger})
 		if err != nil {
 			return nil, err
 		}

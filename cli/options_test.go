@@ -165,6 +165,7 @@ func TestOptionsThatNeverWork(t *testing.T) {
 	for want, args := range map[string][]string{
 		"trusted proxies:":                    {"server", "--trusted-proxies", "10.0.0.0/33"},
 		"must be given together":              {"server", "--tls-cert", "cert.pem"},
+		"load TLS certificate:":               {"server", "--tls-cert", "nowhere.pem", "--tls-key", "nowhere.key", "--listen", "127.0.0.1:0", "--stun-listen", ""},
 		"access URL:":                         {"server", "--access-url", "fairlead"},
 		"refusing to serve 0.0.0.0:0 without": {"server", "--listen", "0.0.0.0:0", "--stun-listen", ""},
 	} {

@@ -66,6 +66,16 @@ func logFlags(cmd *cobra.Command, w io.Writer) func() (*slog.Logger, error) {
 	}
 }
 
+// quietLogFlags is logFlags for a command whose output belongs to somebody else: it logs
+// only when it is told to.
+func quietLogFlags(cmd *cobra.Command, w io.Writer) func() (*slog.Logger, error) {
+	logger := logFlags(cmd, w)
+	level := cmd.Flags().Lookup("log-level")
+	_ = level.Value.Set("off") // any text can be set
+	level.DefValue = "off"
+	return logger
+}
+
 // openLogFile opens a log to append to, for as long as the process lives. Each line is
 // one write, so that several processes may share the file.
 func openLogFile(path string) (*os.File, error) {

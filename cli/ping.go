@@ -11,7 +11,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
 	"fairlead.dev/fairlead/client"
@@ -56,9 +55,7 @@ func newPing(s streams) *cobra.Command {
 	flags.DurationVar(&c.outage, "outage-limit", 0, "how long the workspace may be out of reach before the pings end (default 1m)")
 	profileName := profileFlag(cmd)
 	output := outputFlag(cmd)
-	logger := logFlags(cmd, s.err)
-	_ = flags.Lookup("log-level").Value.Set("off") // the terminal belongs to the answers
-	flags.Lookup("log-level").DefValue = "off"
+	logger := quietLogFlags(cmd, s.err)
 	cmd.RunE = run(func(cmd *cobra.Command, args []string) (err error) {
 		if c.asJSON, err = output(); err != nil {
 			return err
@@ -105,21 +102,12 @@ func (c *pingCommand) check() error {
 }
 
 func (c *pingCommand) run(ctx context.Context) error {
-	p, err := chooseProfile(c.profile)
-	if err != nil {
-		return err
-	}
-	accessURL, err := sdk.ParseURL(p.URL)
-	if err != nil {
-		return withCode(exitAuth, fmt.Errorf("the login is damaged, log in again: %w", err))
-	}
 	// A reader of our output that goes away must not kill us before the goodbye.
 	signal.Ignore(syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	status := newStatusLine(c.err)
-	cl, err := client.Open(ctx, client.Options{
-		AccessURL: accessURL, Token: p.Token, Instance: uuid.NewString(), Version: softwareVersion(),
+	cl, err := openClient(ctx, c.profile, client.Options{
 		Logger: c.logger, ForceRelay: c.forceRelay, OutageLimit: c.outage, Step: status.show,
 	})
 	if err != nil {

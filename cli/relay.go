@@ -120,18 +120,7 @@ func runRelay(ctx context.Context, opts relayhost.Options) error {
 	defer wait()
 	defer cancel()
 	failed := host.Wait(ctx)
-	closing, give := context.WithTimeout(context.Background(), stopTimeout)
-	defer give()
-	closed := make(chan struct{})
-	defer close(closed)
-	go func() {
-		select {
-		case <-again:
-			give()
-		case <-closed:
-		}
-	}()
-	err = host.Close(closing)
+	err = closeInTime(again, host.Close)
 	if relayhost.IsRefused(failed) {
 		return withCode(exitRefused, failed)
 	}
@@ -148,26 +137,22 @@ func newRelayCreate(s streams) *cobra.Command {
 	cmd.Flags().StringVar(&tokenFile, "token-file", "", "write the relay's token to this new file (mode 0600) instead of showing it")
 	cmd.Flags().StringVar(&region, "region", "", "short name of the region it stands in (the relay's name if empty)")
 	withAdminAPI(cmd, s, func(cmd *cobra.Command, api *sdk.Client, args []string, asJSON bool) error {
-		file, err := newSecretFile(tokenFile) // before the token exists, which is shown once
+		var made sdk.CreateRelayResponse
+		kept, err := keepSecret(tokenFile, func() (_ string, err error) {
+			made, err = api.CreateRelay(cmd.Context(), sdk.CreateRelayRequest{Name: args[0], Region: region})
+			return made.Token, err
+		})
 		if err != nil {
 			return err
 		}
-		made, err := api.CreateRelay(cmd.Context(), sdk.CreateRelayRequest{Name: args[0], Region: region})
-		if err != nil {
-			file.discard()
-			return err
-		}
-		if file != nil {
-			if err := file.write(made.Token); err != nil {
-				return err
-			}
+		if kept {
 			made.Token = ""
 		}
 		if asJSON {
 			return printJSON(s.out, made)
 		}
 		fmt.Fprintf(s.out, "Relay %s (region %d) is there. Start it, on a machine that nodes reach, with:\n\n", plain(made.Relay.Name), made.Relay.RegionID)
-		if file == nil {
+		if !kept {
 			fmt.Fprintf(s.out, "  %s=%s %s relay --server %s --access-url URL\n\nThe token is not shown again.\n", envRelayToken, plain(made.Token), programName(), api.URL())
 			return nil
 		}

@@ -7,16 +7,12 @@ import (
 	"io"
 	"os"
 	"runtime/debug"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"fairlead.dev/fairlead/httpport"
 	"fairlead.dev/fairlead/server"
 )
-
-// stopTimeout bounds the stop of a server.
-const stopTimeout = 10 * time.Second
 
 // defaultListen is where a server listens that was told nothing.
 const defaultListen = "127.0.0.1:7080"
@@ -69,7 +65,7 @@ func newServer(s streams) *cobra.Command {
 // notStarted makes an error a usage error if another try with the same options fails
 // again, so that nobody restarts the process for ever.
 func notStarted(err error) error {
-	if clear := (*httpport.InTheClearError)(nil); errors.As(err, &clear) || errors.Is(err, httpport.ErrHalfTLS) {
+	if never := (*httpport.OptionError)(nil); errors.As(err, &never) {
 		return withCode(exitUsage, err)
 	}
 	return err
@@ -133,23 +129,8 @@ func serve(ctx context.Context, again <-chan struct{}, srv *server.Server, manag
 	defer cancel()
 	select {
 	case err := <-served: // the port failed
-		return errors.Join(err, closeServer(again, srv))
+		return errors.Join(err, closeInTime(again, srv.Close))
 	case <-ctx.Done():
-		return errors.Join(closeServer(again, srv), <-served)
+		return errors.Join(closeInTime(again, srv.Close), <-served)
 	}
-}
-
-func closeServer(again <-chan struct{}, srv *server.Server) error {
-	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
-	defer cancel()
-	closed := make(chan struct{})
-	defer close(closed)
-	go func() {
-		select {
-		case <-again:
-			cancel()
-		case <-closed:
-		}
-	}()
-	return srv.Close(ctx)
 }

@@ -4,7 +4,9 @@ import (
 	"context"
 	"os"
 	"os/signal"
+	"sync"
 	"syscall"
+	"time"
 )
 
 // stopSignals returns a context that ends with the first SIGINT or SIGTERM, and a
@@ -38,4 +40,30 @@ func stopSignals(parent context.Context) (ctx context.Context, again <-chan stru
 		<-done
 		cancel()
 	}
+}
+
+// stopTimeout bounds the stop of a server or a relay.
+const stopTimeout = 10 * time.Second
+
+// closeInTime stops something: in stopTimeout, or at once when again is closed.
+func closeInTime(again <-chan struct{}, closeAll func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+	defer cancel()
+	return hurrying(again, cancel, func() error { return closeAll(ctx) })
+}
+
+// hurrying runs f, and calls hurry if again is closed before f is done.
+func hurrying(again <-chan struct{}, hurry func(), f func() error) error {
+	done := make(chan struct{})
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		select {
+		case <-again:
+			hurry()
+		case <-done:
+		}
+	})
+	defer watch.Wait()
+	defer close(done)
+	return f()
 }

@@ -11,7 +11,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
 	"fairlead.dev/fairlead/agent/proto"
@@ -67,9 +66,7 @@ func newSSH(s streams) *cobra.Command {
 	flags.StringArrayVarP(&c.env, "env", "e", nil, "set a variable of the remote session, KEY=VALUE (repeatable)")
 	flags.StringVar(&c.name, "name", "", "name the session; one of yours that has the name ends")
 	profileName := profileFlag(cmd)
-	logger := logFlags(cmd, s.err)
-	_ = flags.Lookup("log-level").Value.Set("off") // the terminal belongs to the session
-	flags.Lookup("log-level").DefValue = "off"
+	logger := quietLogFlags(cmd, s.err)
 	cmd.RunE = run(func(cmd *cobra.Command, args []string) (err error) {
 		if c.logger, err = logger(); err != nil {
 			return err
@@ -87,14 +84,6 @@ func (c *sshCommand) run(ctx context.Context) error {
 	if err := c.checkName(); err != nil {
 		return err
 	}
-	p, err := chooseProfile(c.profile)
-	if err != nil {
-		return err
-	}
-	accessURL, err := sdk.ParseURL(p.URL)
-	if err != nil {
-		return withCode(exitAuth, fmt.Errorf("the login is damaged, log in again: %w", err))
-	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	// A reader of our output that goes away must not kill us before the goodbye.
@@ -105,10 +94,8 @@ func (c *sshCommand) run(ctx context.Context) error {
 	var notices notices
 	defer func() { notices.show(c.err) }() // not before: the screen belongs to the session
 	status := newStatusLine(c.err)
-	cl, err := client.Open(ctx, client.Options{
-		AccessURL: accessURL, Token: p.Token, Instance: uuid.NewString(), Version: softwareVersion(),
-		Logger: c.logger, ForceRelay: c.forceRelay, OutageLimit: c.outageLimit, Step: status.show,
-		Notice: notices.add, CheckHostKey: hostKeyChecker{profile: p}.check,
+	cl, err := openClient(ctx, c.profile, client.Options{
+		Logger: c.logger, ForceRelay: c.forceRelay, OutageLimit: c.outageLimit, Step: status.show, Notice: notices.add,
 	})
 	if err != nil {
 		status.clear()
@@ -149,8 +136,9 @@ func validWorkspace(s string) bool {
 
 // cannotReach gives a failure before the session its exit code.
 func (c *sshCommand) cannotReach(err error) error {
-	if a, _ := disconnect.FromError(err); loginRefused(a) {
-		return withCode(exitAuth, err)
+	var coded *exitErr
+	if err = reachError(err); errors.As(err, &coded) {
+		return err
 	}
 	return withCode(exitLost, err)
 }

@@ -53,25 +53,21 @@ func newTokenCreate(s streams) *cobra.Command {
 				return err
 			}
 		}
-		file, err := newSecretFile(tokenFile)
+		var made sdk.CreateTokenResponse
+		kept, err := keepSecret(tokenFile, func() (_ string, err error) {
+			made, err = api.CreateToken(cmd.Context(), req)
+			return made.Secret, err
+		})
 		if err != nil {
 			return err
 		}
-		made, err := api.CreateToken(cmd.Context(), req)
-		if err != nil {
-			file.discard()
-			return err
-		}
-		if file != nil {
-			if err := file.write(made.Secret); err != nil {
-				return err
-			}
+		if kept {
 			made.Secret = ""
 		}
 		if asJSON {
 			return printJSON(s.out, made)
 		}
-		if file == nil {
+		if !kept {
 			fmt.Fprintln(s.out, plain(made.Secret))
 		}
 		fmt.Fprintf(s.err, "Token %s of scope %s %s. It is not shown again.\n",

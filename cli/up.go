@@ -86,7 +86,7 @@ func (u *up) run(ctx context.Context, again <-chan struct{}, ready func() error)
 	served := make(chan error, 1)
 	go func() { served <- u.srv.Serve() }()
 	err := u.runAgent(ctx, again, ready)
-	return errors.Join(err, closeServer(again, u.srv), <-served)
+	return errors.Join(err, closeInTime(again, u.srv.Close), <-served)
 }
 
 func (u *up) runAgent(ctx context.Context, again <-chan struct{}, ready func() error) error {

@@ -34,30 +34,26 @@ func newUserCreate(s streams) *cobra.Command {
 	cmd.Flags().StringVar(&tokenFile, "token-file", "", "write the user's token to this new file (mode 0600) instead of showing it")
 	cmd.Flags().StringVar(&role, "role", "member", "role: member or admin")
 	withAdminAPI(cmd, s, func(cmd *cobra.Command, api *sdk.Client, args []string, asJSON bool) error {
-		file, err := newSecretFile(tokenFile)
+		var made sdk.LoginResponse
+		kept, err := keepSecret(tokenFile, func() (_ string, err error) {
+			made, err = api.CreateUser(cmd.Context(), sdk.CreateUserRequest{Name: args[0], Role: role})
+			return made.Token, err
+		})
 		if err != nil {
 			return err
 		}
-		made, err := api.CreateUser(cmd.Context(), sdk.CreateUserRequest{Name: args[0], Role: role})
-		if err != nil {
-			file.discard()
-			return err
-		}
-		if file != nil {
-			if err := file.write(made.Token); err != nil {
-				return err
-			}
+		if kept {
 			made.Token = ""
 		}
 		if asJSON {
 			return printJSON(s.out, made)
 		}
 		fmt.Fprintf(s.out, "User %s (%s) is there. They log in with:\n\n", plain(made.User.Name), plain(made.User.Role))
-		if file != nil {
+		if kept {
 			fmt.Fprintf(s.out, "  %s login %s --token-file %s\n", programName(), api.URL(), tokenFile)
 			return nil
 		}
-		fmt.Fprintf(s.out, "  FAIRLEAD_TOKEN=%s fairlead login %s\n\nThe token is not shown again.\n", plain(made.Token), api.URL())
+		fmt.Fprintf(s.out, "  FAIRLEAD_TOKEN=%s %s login %s\n\nThe token is not shown again.\n", plain(made.Token), programName(), api.URL())
 		return nil
 	})
 	return cmd

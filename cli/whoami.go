@@ -15,21 +15,10 @@ func newWhoami(s streams) *cobra.Command {
 		Short: "Show who you are logged in as, and where",
 		Args:  cobra.NoArgs,
 	}
-	profileName := profileFlag(cmd)
-	output := outputFlag(cmd)
-	cmd.RunE = run(func(cmd *cobra.Command, _ []string) error {
-		asJSON, err := output()
-		if err != nil {
-			return err
-		}
-		api, err := newAPI(*profileName)
-		if err != nil {
-			return err
-		}
-		defer api.Close()
+	withAPI(cmd, s, func(cmd *cobra.Command, api *sdk.Client, _ []string, asJSON bool) error {
 		me, err := api.WhoAmI(cmd.Context())
 		if err != nil {
-			return loginError(err)
+			return err
 		}
 		if asJSON {
 			return printJSON(s.out, struct {

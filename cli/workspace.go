@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -59,26 +60,22 @@ func agentTokenCommand(cmd *cobra.Command, s streams, done string,
 	var tokenFile string
 	cmd.Flags().StringVar(&tokenFile, "token-file", "", "write the agent's token to this new file (mode 0600) instead of showing it")
 	withAPI(cmd, s, func(cmd *cobra.Command, api *sdk.Client, args []string, asJSON bool) error {
-		file, err := newSecretFile(tokenFile) // before the token exists, which is shown once
+		var made sdk.CreateWorkspaceResponse
+		kept, err := keepSecret(tokenFile, func() (_ string, err error) {
+			made, err = f(cmd.Context(), api, args[0])
+			return made.AgentToken, err
+		})
 		if err != nil {
 			return err
 		}
-		made, err := f(cmd.Context(), api, args[0])
-		if err != nil {
-			file.discard()
-			return err
-		}
-		if file != nil {
-			if err := file.write(made.AgentToken); err != nil {
-				return err
-			}
+		if kept {
 			made.AgentToken = ""
 		}
 		if asJSON {
 			return printJSON(s.out, made)
 		}
 		fmt.Fprintf(s.out, done+"\n\n", plain(made.Workspace.Name))
-		if file == nil {
+		if !kept {
 			fmt.Fprintf(s.out, "  FAIRLEAD_AGENT_TOKEN=%s %s agent %s\n\nThe token is not shown again.\n", plain(made.AgentToken), programName(), api.URL())
 			return nil
 		}
@@ -152,35 +149,27 @@ func printShares(s streams, workspace string, users []string, err error, asJSON 
 	return nil
 }
 
-// secretFile is a new file that will hold a secret.
-type secretFile struct{ f *os.File }
-
-// newSecretFile creates path, which must not exist; nil for an empty path.
-func newSecretFile(path string) (*secretFile, error) {
+// keepSecret calls create, which gets a secret that is shown once, and writes it to the
+// new file path, which must not exist, with mode 0600. kept is false for an empty path:
+// the secret is then to be shown.
+func keepSecret(path string, create func() (secret string, err error)) (kept bool, err error) {
 	if path == "" {
-		return nil, nil
+		_, err := create()
+		return false, err
 	}
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600) // before there is a secret to lose
 	if err != nil {
-		return nil, fmt.Errorf("create token file: %w", err)
+		return false, fmt.Errorf("create token file: %w", err)
 	}
-	return &secretFile{f}, nil
-}
-
-func (s *secretFile) write(secret string) error {
-	_, err := s.f.WriteString(secret + "\n")
-	if closeErr := s.f.Close(); err == nil {
-		err = closeErr
-	}
+	secret, err := create()
 	if err != nil {
-		return fmt.Errorf("write token file: %w", err)
+		_ = f.Close()
+		_ = os.Remove(path)
+		return false, err
 	}
-	return nil
-}
-
-func (s *secretFile) discard() {
-	if s != nil {
-		_ = s.f.Close()
-		_ = os.Remove(s.f.Name())
+	_, err = f.WriteString(secret + "\n")
+	if err = errors.Join(err, f.Close()); err != nil {
+		return false, fmt.Errorf("write token file: %w", err)
 	}
+	return true, nil
 }

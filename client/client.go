@@ -168,7 +168,12 @@ func contactFailure(ctx context.Context, access *url.URL, err error) error {
 	}
 	url := disconnect.Scrub(access.Redacted())
 	text := contactText(url, a)
-	if knownButRefused(a, err) {
+	switch {
+	case answered(err) == http.StatusBadGateway:
+		text = "a proxy at " + url + " answered with status 502: the Fairlead server behind it does not answer"
+	case a.Reason == disconnect.AuthFailed && answered(err) == http.StatusNotFound:
+		// The server knows the token: one of a scope without connections gets the answer
+		// of a path that is not there.
 		text = "this login at " + url + " may not connect to workspaces: its token is for something else"
 	}
 	return &failure{
@@ -177,11 +182,12 @@ func contactFailure(ctx context.Context, access *url.URL, err error) error {
 	}
 }
 
-// knownButRefused reports whether the server knows the token that it refused: one of a
-// scope without connections gets the answer of a path that is not there.
-func knownButRefused(a disconnect.Attribution, err error) bool {
-	var failed *wsconn.DialError
-	return a.Reason == disconnect.AuthFailed && errors.As(err, &failed) && failed.Status == http.StatusNotFound
+// answered returns the HTTP status that a dial failed with; 0: none.
+func answered(err error) int {
+	if failed := (*wsconn.DialError)(nil); errors.As(err, &failed) {
+		return failed.Status
+	}
+	return 0
 }
 
 // contactText says in one sentence why the server at url could not be reached. What
@@ -193,7 +199,7 @@ func contactText(url string, a disconnect.Attribution) string {
 	case disconnect.AuthExpired:
 		return "this login at " + url + " has expired: log in again"
 	case disconnect.ConnectionRefused:
-		return "the server at " + url + " is not running: the connection was refused"
+		return "cannot reach the server at " + url + ": the connection was refused"
 	case disconnect.DNSFailure:
 		return "the name of the server at " + url + " does not resolve"
 	case disconnect.NetworkTimeout:

@@ -49,6 +49,8 @@ func TestContactFailures(t *testing.T) {
 	}
 	web, denied := answer(http.StatusNotFound, "<html>hello</html>"), answer(http.StatusUnauthorized, "{}")
 	page := answer(http.StatusOK, "<html>hello</html>")
+	gateway := answer(http.StatusBadGateway, "<html>Bad Gateway</html>")
+	defer gateway.Close()
 	defer page.Close()
 	defer web.Close()
 	defer denied.Close()
@@ -56,7 +58,8 @@ func TestContactFailures(t *testing.T) {
 		text   string
 		reason disconnect.Reason
 	}{
-		"http://" + closed.Addr().String(): {"is not running", disconnect.ConnectionRefused},
+		"http://" + closed.Addr().String(): {"cannot reach the server at", disconnect.ConnectionRefused},
+		gateway.URL:                        {"the Fairlead server behind it does not answer", disconnect.ConnectionRefused},
 		web.URL:                            {"is not a Fairlead server", disconnect.ProtocolError},
 		page.URL:                           {"is a web page", disconnect.NetworkUnreachable},
 		denied.URL:                         {"log in again", disconnect.AuthFailed},

@@ -56,7 +56,7 @@ func loadCertificate(certFile, keyFile string, logger *slog.Logger, now func() t
 	c.checked = time.Now()
 	pair, err := tls.LoadX509KeyPair(certFile, keyFile)
 	if err != nil {
-		return nil, fmt.Errorf("load TLS certificate: %w", err)
+		return nil, &OptionError{fmt.Errorf("load TLS certificate: %w", err)}
 	}
 	c.take(&pair)
 	return c, nil

@@ -17,15 +17,22 @@ import (
 	"time"
 )
 
+// OptionError is what another try with the same options, and the files that they name,
+// meets again.
+type OptionError struct{ Err error }
+
+func (e *OptionError) Error() string { return e.Err.Error() }
+
+// Unwrap returns what is wrong.
+func (e *OptionError) Unwrap() error { return e.Err }
+
 // ErrHalfTLS is a certificate without its key, or the other way round.
-var ErrHalfTLS = errors.New("a TLS certificate and its key must be given together")
+var ErrHalfTLS error = &OptionError{errors.New("a TLS certificate and its key must be given together")}
 
-// InTheClearError refuses to serve tokens in the clear to a network. Another try with
-// the same options fails again.
-type InTheClearError struct{ Listen string }
-
-func (e *InTheClearError) Error() string {
-	return "refusing to serve " + e.Listen + " without TLS: give --tls-cert and --tls-key, or --behind-proxy if a proxy does TLS, or --insecure-http to accept the risk"
+// inTheClear refuses to serve tokens in the clear to a network.
+func inTheClear(listen string) error {
+	return &OptionError{errors.New("refusing to serve " + listen +
+		" without TLS: give --tls-cert and --tls-key, or --behind-proxy if a proxy does TLS, or --insecure-http to accept the risk")}
 }
 
 // Options say what to open.
@@ -71,7 +78,7 @@ func Open(ctx context.Context, opts Options) (net.Listener, error) {
 	}
 	// Judging the bound address, not the text, sees through names and empty hosts.
 	if !opts.BehindProxy && !opts.InsecureHTTP && !isLoopback(ln.Addr()) {
-		return nil, errors.Join(&InTheClearError{opts.listenText(ln)}, ln.Close())
+		return nil, errors.Join(inTheClear(opts.listenText(ln)), ln.Close())
 	}
 	return ln, nil
 }

@@ -102,8 +102,10 @@ func rounded(d time.Duration) time.Duration {
 // keepTime ends the session when its policy says so, until it is over anyway.
 func (s *session) keepTime() {
 	now := time.Now()
-	k := clock{began: now, active: now, seen: s.bytes.total()}
-	k.run(s.c.srv.currentPolicy, s.bytes.total, s.warn, s.stop, s.over)
+	// An IDE's session is silent while its forwards are busy.
+	traffic := func() uint64 { return s.bytes.total() + s.c.bytes.total() }
+	k := clock{began: now, active: now, seen: traffic()}
+	k.run(s.c.srv.currentPolicy, traffic, s.warn, s.stop, s.over)
 }
 
 // run looks at the clock whenever it is time, until over is closed or it has called

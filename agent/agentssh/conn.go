@@ -34,11 +34,20 @@ type conn struct {
 	done    chan struct{} // closed when no more packets arrive; end is set by then
 
 	goroutines sync.WaitGroup // everything serve started
-	live       sync.WaitGroup // the members of sessions
+	live       sync.WaitGroup // the members of sessions and of forwards
 	channels   atomic.Int64   // session channels that are open or still being cleaned up
+	forwarded  atomic.Int64   // forwards, the same way
+	bytes      meter          // of all forwards
 
-	mu       sync.Mutex            // guards sessions
-	sessions map[*session]struct{} // those that run something
+	warnForwards sync.Once // forwards were refused
+
+	mu            sync.Mutex            // guards all below
+	sessions      map[*session]struct{} // those that run something
+	forwards      map[*forward]struct{} // those that have not ended
+	app           App                   // zero: nothing is known
+	apps          map[target]string     // where forwards have found an app
+	reportedUntil time.Time             // the rate of rows for forwards is used up until then
+	shared        sharedRow
 }
 
 // stop ends the connection for cause a, unless it ended before, and returns at once.
@@ -53,6 +62,9 @@ func (c *conn) stop(a disconnect.Attribution) {
 	if first, ok := c.end.Get(); ok {
 		for s := range c.sessions {
 			s.claim(first)
+		}
+		for f := range c.forwards {
+			f.claim(first)
 		}
 	}
 	if !c.isStopped() {
@@ -88,6 +100,19 @@ func (c *conn) serve() {
 		c.open(ch)
 	}
 	c.finish(c.sc.Wait())
+	c.live.Wait()
+	c.endShared()
+}
+
+// traffic changes with each byte that passes through the connection.
+func (c *conn) traffic() uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := c.bytes.total()
+	for s := range c.sessions {
+		n += s.bytes.total()
+	}
+	return n
 }
 
 func (c *conn) handshake() (<-chan ssh.NewChannel, <-chan *ssh.Request, error) {
@@ -162,8 +187,8 @@ func (c *conn) open(ch ssh.NewChannel) {
 	switch ch.ChannelType() {
 	case "session":
 		c.openSession(ch)
-	case "direct-tcpip", "direct-streamlocal@openssh.com":
-		_ = ch.Reject(ssh.Prohibited, "this agent does not forward ports yet")
+	case directTCP, directUnix:
+		c.openForward(ch)
 	default:
 		_ = ch.Reject(ssh.UnknownChannelType, "unsupported channel type: "+disconnect.Scrub(ch.ChannelType()))
 	}

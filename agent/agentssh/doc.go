@@ -1,12 +1,14 @@
 // Package agentssh is the SSH server of the agent: shells and commands with or
-// without a terminal, and one judged ending for every session. It runs on plain
+// without a terminal, SFTP, forwards to ports and unix sockets, and one judged ending
+// for each of them. It runs on plain
 // golang.org/x/crypto/ssh with its own session layer, because wrappers lose why a
 // connection ended.
 //
 // It authenticates nobody: whoever reaches its listener was authenticated by the
 // tailnet. It does not report connections to a server (Config.Track tells the agent)
-// and knows nothing of the companion stream (Config.PeerEnding asks). SFTP and
-// forwarded ports are not here yet and are refused in words.
+// and knows nothing of the companion stream (Config.PeerEnding asks). Ports are
+// forwarded in one direction: what the client asks to listen for in the workspace is
+// refused.
 //
 // # Endings
 //
@@ -20,6 +22,15 @@
 // may then exit well; and x/crypto/ssh shows them alike. So the transport's end is
 // held back from the SSH layer for a moment (rawconn.go), and an exit right after the
 // end of the input waits for a moment whether the channel ends too (session.go).
+//
+// # Forwards
+//
+// A forward is dialled when its channel is opened, and reported as a connection of its
+// own, failed or not. It ends normally when both sides have ended what they send; who
+// did so first is its initiator. Its target is a program of the workspace: what listens
+// there is looked up on Linux, among the processes of the agent's own user, so that the
+// channels of an IDE are known as such (behind.go). Forwards that come faster than the
+// log is meant for share one row (forwardrow.go).
 //
 // # Processes
 //

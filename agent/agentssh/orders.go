@@ -14,8 +14,8 @@ type orders struct {
 	changed chan struct{} // closed and renewed when policy changes; nil: nobody waits
 }
 
-// Refuse ends every session for that cause, and refuses new ones with it until Allow.
-// It does not wait for them. A connection that has no session stays: who opens one there
+// Refuse ends every session and forward for that cause, and refuses new ones with it until
+// Allow. It does not wait for them. A connection that has none stays: who opens one there
 // is told.
 func (s *Server) Refuse(a disconnect.Attribution) {
 	a = a.On(disconnect.AgentToClient)
@@ -76,11 +76,11 @@ func (s *Server) Announce(text string) {
 	}
 }
 
-// busy reports whether the connection has a session that runs something.
+// busy reports whether the connection has a session that runs something, or a forward.
 func (c *conn) busy() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return len(c.sessions) > 0
+	return len(c.sessions)+len(c.forwards) > 0
 }
 
 // announce holds mu so that the sessions, and with them the connection's goroutines,

@@ -12,8 +12,9 @@ import (
 // process is what a session runs: the leader of a process session of its own.
 type process struct {
 	cmd    *exec.Cmd
-	pty    pty.PTY // nil without a terminal, and for a viewer
-	viewer Viewer  // of a process that is not the session's own; else nil
+	pty    pty.PTY     // nil without a terminal, and for a viewer
+	viewer Viewer      // of a process that is not the session's own; else nil
+	files  *fileServer // instead of a process; else nil
 	stdin  io.WriteCloser
 	stdout *os.File // nil on a terminal
 	stderr *os.File // nil on a terminal
@@ -81,6 +82,10 @@ func (p *process) wait() exitStatus {
 	if p.viewer != nil {
 		return p.status // awaitViewer set it
 	}
+	if p.files != nil {
+		p.status = p.files.serve()
+		return p.status
+	}
 	_ = p.cmd.Wait() // the state says more than the error
 	p.status = statusOf(p.cmd.ProcessState)
 	// An empty group never fills again, and its number may be given to another.
@@ -101,7 +106,7 @@ func (p *process) mayBeSignaled() bool { return !p.hasExited() || p.survivors }
 
 // signal sends the signal called name to the process group.
 func (p *process) signal(name string) error {
-	if p.viewer != nil || !p.mayBeSignaled() {
+	if p.cmd == nil || !p.mayBeSignaled() {
 		return os.ErrProcessDone
 	}
 	return signalGroup(p.cmd.Process.Pid, name)

@@ -114,15 +114,18 @@ func (s *session) start(command string) (p *process, err error) {
 			RemoteAddr:    s.c.nc.RemoteAddr(),
 			ClientVersion: disconnect.Scrub(string(s.c.sc.ClientVersion())),
 			User:          disconnect.Scrub(s.c.sc.User()),
-			App:           disconnect.Scrub(s.app),
+			App:           s.application(),
 			Kind:          s.kind,
 			Name:          disconnect.Scrub(s.name),
 			End:           s.stop,
 		})
 	}
 	s.settings = s.c.srv.cfg.Settings()
-	if s.kind == KindAttach {
+	switch s.kind {
+	case KindAttach:
 		return s.attach(command)
+	case KindSFTP:
+		return &process{files: &fileServer{s: s}, exited: make(chan struct{})}, nil
 	}
 	return startProcess(s.command(command), s.pty)
 }
@@ -179,7 +182,11 @@ func (s *session) setEnv(payload []byte) bool {
 		return false
 	}
 	if m.Name == appVariable {
+		if !validApp(m.Value) {
+			return false
+		}
 		s.app = m.Value
+		s.c.learn(App{m.Value, AppDeclared})
 	}
 	if m.Name == nameVariable {
 		s.name = m.Value
@@ -201,13 +208,17 @@ func (s *session) signal(payload []byte) bool {
 	return s.proc.signal(m.Text) == nil
 }
 
-// subsystem serves the one there is.
+// subsystem serves those there are.
 func (s *session) subsystem(payload []byte) bool {
 	var m textPayload
-	if ssh.Unmarshal(payload, &m) == nil && s.c.srv.cfg.Terminals != nil {
-		if name, options, _ := strings.Cut(m.Text, " "); name == proto.AttachSubsystem {
-			return s.launchAttach(options)
-		}
+	if ssh.Unmarshal(payload, &m) != nil {
+		return false
+	}
+	if m.Text == sftpSubsystem {
+		return s.launchFiles()
+	}
+	if name, options, _ := strings.Cut(m.Text, " "); name == proto.AttachSubsystem && s.c.srv.cfg.Terminals != nil {
+		return s.launchAttach(options)
 	}
 	return s.refuseSubsystem(payload)
 }

@@ -35,7 +35,8 @@ const (
 // Config says how a Server serves. HostKey is required, everything else optional.
 type Config struct {
 	// Logger takes one line per session that ended: "ssh session closed", or
-	// "reconnecting pty closed" for a viewer. Nil discards.
+	// "reconnecting pty closed" for a viewer, "port forward closed" and "jetbrains channel
+	// closed" for forwards. Nil discards.
 	Logger *slog.Logger
 	// HostKey identifies this agent to clients.
 	HostKey ssh.Signer
@@ -45,8 +46,8 @@ type Config struct {
 	// StripEnv lists environment names that no child process ever gets, from
 	// whatever source. An entry that ends in "_" or "*" is a prefix.
 	StripEnv []string
-	// Track is called when a session starts. The func that it returns is called
-	// exactly once, when that session ended. Neither may block.
+	// Track is called when a session or a forward starts. The func that it returns is
+	// called exactly once, when that ended. Neither may block.
 	Track func(Session) (id string, ended func(Ended))
 	// PeerEnding says what the peer declared over another channel, or what the agent
 	// decided about it, before the transport to remote ended.
@@ -83,23 +84,34 @@ const (
 	KindExec  Kind = "exec"
 	// KindAttach is a viewer of a terminal that outlives it.
 	KindAttach Kind = "attach"
+	// KindSFTP serves files.
+	KindSFTP Kind = "sftp"
+	// KindForward is no session but a channel to a port or a unix socket.
+	KindForward Kind = "port_forward"
 )
 
 // closed is the log line for the end of a session.
 func (k Kind) closed() string {
-	if k == KindAttach {
+	switch k {
+	case KindAttach:
 		return "reconnecting pty closed"
+	case KindForward:
+		return "port forward closed"
 	}
 	return "ssh session closed"
 }
 
-// Session describes a session that starts. Text from the peer is scrubbed.
+// Session describes a session or a forward that starts. Text from the peer is scrubbed.
 type Session struct {
 	RemoteAddr    net.Addr
 	ClientVersion string // as in "SSH-2.0-OpenSSH_9.2"
 	User          string // the name the client asked for; it selects nothing
-	App           string // what the client said in the variable FAIRLEAD_APP
+	App           App    // as far as it is known at the start
 	Kind          Kind
+	// Behind is the app that listens where a forward leads; "" if it is none that is known.
+	Behind string
+	// Target is where a forward leads, as the client asked for it; "" for several.
+	Target string
 	// Name is what the client calls the session in the variable FAIRLEAD_SESSION.
 	Name string
 	// End ends the session for that cause, unless another came first. It does not wait,
@@ -110,6 +122,7 @@ type Session struct {
 // Ended is how a session ended.
 type Ended struct {
 	disconnect.Attribution
+	App App // what was learnt by the end
 	// ExitCode is -1 when the session ended before its process did.
 	ExitCode int
 	// BytesSent went to the client (output and errors), BytesReceived came from it, as
@@ -126,11 +139,12 @@ type Server struct {
 	hard      chan struct{} // closed when Close has no time left
 	hardOnce  sync.Once
 	orders    orders
+	listeners listeners
 	connected sync.WaitGroup // all of conns, until their last goroutine
 
 	mu        sync.Mutex // guards all below
 	closed    bool       // closing is closed
-	listeners map[net.Listener]struct{}
+	accepting map[net.Listener]struct{}
 	conns     map[*conn]struct{}
 }
 
@@ -161,7 +175,7 @@ func New(cfg Config) *Server {
 		logger:    cfg.Logger,
 		closing:   make(chan struct{}),
 		hard:      make(chan struct{}),
-		listeners: make(map[net.Listener]struct{}),
+		accepting: make(map[net.Listener]struct{}),
 		conns:     make(map[*conn]struct{}),
 	}
 }
@@ -228,6 +242,7 @@ func (s *Server) newConn(nc net.Conn) *conn {
 		stopped:  make(chan struct{}),
 		done:     make(chan struct{}),
 		sessions: make(map[*session]struct{}),
+		forwards: make(map[*forward]struct{}),
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -296,7 +311,7 @@ func (s *Server) Close(ctx context.Context, g disconnect.Goodbye) error {
 		s.closed = true
 		close(s.closing)
 	}
-	for l := range s.listeners {
+	for l := range s.accepting {
 		_ = l.Close()
 	}
 	s.mu.Unlock()
@@ -343,14 +358,14 @@ func (s *Server) addListener(l net.Listener) bool {
 	if s.closed {
 		return false
 	}
-	s.listeners[l] = struct{}{}
+	s.accepting[l] = struct{}{}
 	return true
 }
 
 func (s *Server) removeListener(l net.Listener) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.listeners, l)
+	delete(s.accepting, l)
 	_ = l.Close()
 }
 

@@ -132,11 +132,15 @@ func (s *session) await() (flushed bool) {
 	output := make(chan struct{})
 	s.spawn(func() { s.awaitExit(p) })
 	s.spawn(s.keepTime)
-	s.spawn(func() { s.copyInput(p) })
-	s.spawn(func() {
-		defer close(output)
-		s.copyOutput(p)
-	})
+	if p.files != nil {
+		close(output) // it answers itself
+	} else {
+		s.spawn(func() { s.copyInput(p) })
+		s.spawn(func() {
+			defer close(output)
+			s.copyOutput(p)
+		})
+	}
 	select {
 	case <-p.exited:
 		if p.sentAway {
@@ -151,7 +155,7 @@ func (s *session) await() (flushed bool) {
 	case <-s.broken:
 		return false
 	}
-	if s.pty != nil && p.viewer == nil {
+	if s.pty != nil && p.cmd != nil {
 		_ = s.pty.SetReadDeadline(time.Now().Add(ptyQuiet))
 	}
 	// The process ended, but what it started may still hold its pipes: like sshd,
@@ -204,7 +208,11 @@ func (s *session) awaitExit(p *process) {
 		source = sourceTerminal
 	}
 	s.mu.Unlock()
-	if s.end.Set(judgeExit(st, source)) {
+	a := judgeExit(st, source)
+	if p.files != nil {
+		a = p.files.judge()
+	}
+	if s.end.Set(a) {
 		s.exited.Store(true)
 	}
 }
@@ -280,18 +288,19 @@ func (s *session) cause() disconnect.Attribution {
 func (s *session) report() {
 	s.reported.Do(func() {
 		a, _ := s.end.Get()
-		code := -1
+		app, code := s.application(), -1
 		if s.exited.Load() {
 			code = s.proc.status.code
 		}
 		if s.ended != nil {
 			s.ended(Ended{
-				Attribution: a, ExitCode: code,
+				Attribution: a, App: app, ExitCode: code,
 				BytesSent: s.bytes.sent.Load(), BytesReceived: s.bytes.received.Load(),
 			})
 		}
 		a.Log(context.Background(), s.c.srv.logger, s.kind.closed(),
-			slog.String("connection_id", s.id), slog.Int("exit_code", code), slog.String("kind", string(s.kind)))
+			slog.String("connection_id", s.id), slog.Int("exit_code", code), slog.String("kind", string(s.kind)),
+			slog.String("app", app.Name), slog.String("app_source", string(app.Source)))
 	})
 }
 
@@ -364,6 +373,10 @@ func (s *session) cleanUp() {
 	}
 	p := s.proc
 	defer p.close()
+	if p.files != nil {
+		p.files.cut.Store(true)
+		return
+	}
 	select {
 	case <-p.exited:
 		if s.isStopped() || s.c.isStopped() || s.peerLost() {

@@ -127,6 +127,7 @@ func end(row *store.Connection, clock clock, r Report) {
 		row.Path = r.Path
 	}
 	row.IP, row.ClientVersion = cmp.Or(r.IP, row.IP), cmp.Or(r.ClientVersion, row.ClientVersion)
+	row.App = cmp.Or(r.App, row.App)
 }
 
 // complete adds what the word of the beginning tells and that of the end, which came

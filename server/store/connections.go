@@ -248,9 +248,9 @@ func (t *ConnTx) Update(ctx context.Context, c *Connection) error {
 	e := endingColumns(c)
 	_, err := t.exec(ctx, `UPDATE connections SET live = $2, revision = $3, provisional = $4, disconnected_at = $5,
 		ended_observed_at = $6, reason = $7, initiator = $8, expected = $9, detail = $10, exit_code = $11,
-		instance = $12, path = $13, ip = $14, client_version = $15, bytes_sent = $16, bytes_received = $17 WHERE key = $1`,
+		instance = $12, path = $13, ip = $14, client_version = $15, bytes_sent = $16, bytes_received = $17, app = $18 WHERE key = $1`,
 		c.Key, e.live, c.Revision, c.Provisional, e.at, e.observed, e.reason, e.initiator, e.expected,
-		e.detail, e.exitCode, c.Instance, int(c.Path), c.IP, c.ClientVersion, c.BytesSent, c.BytesReceived)
+		e.detail, e.exitCode, c.Instance, int(c.Path), c.IP, c.ClientVersion, c.BytesSent, c.BytesReceived, c.App)
 	if err != nil {
 		return fmt.Errorf("update connection: %w", err)
 	}

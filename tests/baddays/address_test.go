@@ -29,7 +29,7 @@ func TestAddressLeadsElsewhere(t *testing.T) {
 		{"a web page", says("HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 6\r\n\r\n<html>"), "is a web page", "network_unreachable"},
 		{"another site", says("HTTP/1.1 302 Found\r\nLocation: http://elsewhere.test/\r\nContent-Length: 0\r\n\r\n"), "is a web page", "network_unreachable"},
 		{"nothing there", says("HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"), "is not a Fairlead server", "protocol_error"},
-		{"a proxy without a server", says("HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n"), "is not running", "connection_refused"},
+		{"a proxy without a server", says("HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n"), "the Fairlead server behind it does not answer", "connection_refused"},
 		{"a mail server", says("220 mail.example.com ESMTP\r\n"), "is not a Fairlead server", "protocol_error"},
 		{"noise", says("\x00\xff\x1b[31m\r\n\x07garbage\r\n\r\n"), "is not a Fairlead server", "protocol_error"},
 		{"TLS on the plain port", says(alert), "speaks TLS", "protocol_error"},

@@ -4,6 +4,7 @@ import (
 	"encoding/csv"
 	"encoding/json"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -115,4 +116,20 @@ func TestConnectionsMisuse(t *testing.T) {
 	require.Equal(t, 1, s.Run("why", "dev").Code, "nothing has ended")
 	require.Equal(t, 2, s.Run("why", "UPPER").Code)
 	require.Equal(t, "[]\n", s.Must("connections", "--type", "ssh", "--output", "json"))
+}
+
+// TestFollowEndsOnPurpose: Ctrl-C is how to end it, and no failure.
+func TestFollowEndsOnPurpose(t *testing.T) {
+	t.Parallel()
+	s := site.New(t)
+	for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM} {
+		p := s.Start("connections", "--follow", "--output", "ndjson", "--type", "ssh")
+		site.Eventually(t, "a row of a new session", func() bool {
+			s.Must("ssh", "dev", "--", "true")
+			return strings.Contains(p.Stdout.String(), `"disconnect_reason":"graceful"`)
+		})
+		p.Signal(sig)
+		require.Equal(t, 0, p.Wait(), p.Stderr)
+		require.Empty(t, p.Stderr.String())
+	}
 }
