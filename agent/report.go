@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"fairlead.dev/fairlead/agent/agentssh"
@@ -131,17 +133,26 @@ func (a *agent) announce(ctx context.Context, api proto.AgentServiceClient) erro
 	return nil
 }
 
-// sendReports sends until nothing is queued.
+// sendReports sends until nothing is queued. A batch that the server refuses whole, and
+// would for ever, comes again in halves, until what it is refused for is alone.
 func (a *agent) sendReports(ctx context.Context, api proto.AgentServiceClient) error {
-	for {
+	for size := maxReportBatch; ; {
 		a.tellLosses()
-		batch := a.nextReports(maxReportBatch)
+		batch := a.nextReports(size)
 		if len(batch) == 0 {
 			return nil
 		}
 		answer, err := api.ReportConnections(ctx, &proto.ReportConnectionsRequest{Reports: batch, SentAt: timestamppb.Now()})
-		if err != nil {
+		switch {
+		case err == nil:
+		case status.Code(err) != codes.InvalidArgument:
 			return fmt.Errorf("report connections: %w", err)
+		case len(batch) > 1:
+			size = len(batch) / 2
+			continue
+		default:
+			size = maxReportBatch
+			answer = &proto.ReportConnectionsResponse{Refused: []*proto.ReportConnectionsResponse_Refusal{{Message: err.Error()}}}
 		}
 		a.logRefused(batch, answer.GetRefused())
 		if err := a.reportsDelivered(len(batch), len(answer.GetRefused())); err != nil {

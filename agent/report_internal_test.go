@@ -62,6 +62,26 @@ func TestReportsReachTheServer(t *testing.T) {
 	require.Equal(t, 1, told, "a server that fails for a while is told of once")
 }
 
+// TestOneReportStopsNobody: a server that refuses a whole batch for one report of it gets
+// all the others, and the one is given up.
+func TestOneReportStopsNobody(t *testing.T) {
+	s := newTestSite(t)
+	s.api.mu.Lock()
+	s.api.busy = 1 // all of it is queued before the first batch is taken
+	s.api.mu.Unlock()
+	a, recorder := s.startAgent(t, nil)
+	for n := range byte(40) {
+		c := &proto.Connection{Id: id(n + 1)}
+		if n == 23 {
+			c.Principal = "poison"
+		}
+		a.trackConnection(c)
+	}
+	require.Len(t, s.delivered(t, a), 39)
+	refused := recorder.WaitForMessage(testutil.Context(t, 20*time.Second), "connection report refused as invalid")
+	require.Equal(t, uuid.UUID(id(24)).String(), refused.Attrs["connection_id"])
+}
+
 // TestAgentAnnouncesWhatIsOpen: on every link, before anything else; what the server
 // has lost comes again.
 func TestAgentAnnouncesWhatIsOpen(t *testing.T) {
@@ -81,16 +101,20 @@ func TestAgentAnnouncesWhatIsOpen(t *testing.T) {
 	}, 20*time.Second, 5*time.Millisecond)
 }
 
+// newLife is an agent that has opened its record in dir, and does nothing else.
+func newLife(t *testing.T, dir string) *agent {
+	t.Helper()
+	a := &agent{opts: Options{StateDir: dir}, logger: slog.New(slog.DiscardHandler)}
+	a.openReports()
+	require.NotNil(t, a.journal)
+	return a
+}
+
 // TestFormerLifeIsReported: what was open when the process died ends in the next life,
 // what was not acknowledged comes again, and what was is forgotten.
 func TestFormerLifeIsReported(t *testing.T) {
 	dir := t.TempDir()
-	life := func() *agent {
-		a := &agent{opts: Options{StateDir: dir}, logger: slog.New(slog.DiscardHandler)}
-		a.openReports()
-		require.NotNil(t, a.journal)
-		return a
-	}
+	life := func() *agent { return newLife(t, dir) }
 	a := life()
 	done := a.trackConnection(&proto.Connection{Id: id(1)})
 	done(agentssh.Ended{Attribution: disconnect.Attribution{Reason: disconnect.Graceful, Initiator: disconnect.Agent}}, nil)
@@ -202,12 +226,7 @@ func (s *testSite) gaps() (all []*proto.Gap) {
 func TestGapIsToldUntilTheServerHasIt(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	life := func() *agent {
-		a := &agent{opts: Options{StateDir: dir}, logger: slog.New(slog.DiscardHandler)}
-		a.openReports()
-		require.NotNil(t, a.journal)
-		return a
-	}
+	life := func() *agent { return newLife(t, dir) }
 	a := life()
 	from, to := time.Unix(1000, 0), time.Unix(2000, 0)
 	a.addGap(journal.Gap{From: from, To: to}, "one")

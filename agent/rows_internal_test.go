@@ -143,6 +143,11 @@ func (a *testAPI) AnnounceConnections(_ context.Context, r *proto.AnnounceConnec
 func (a *testAPI) ReportConnections(_ context.Context, r *proto.ReportConnectionsRequest) (*proto.ReportConnectionsResponse, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	for _, report := range r.GetReports() {
+		if report.GetConnection().GetPrincipal() == "poison" {
+			return nil, status.Error(codes.InvalidArgument, "there is something in this batch")
+		}
+	}
 	if a.busy > 0 {
 		a.busy--
 		return nil, status.Error(codes.Internal, "the disk is full")
