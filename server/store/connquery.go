@@ -193,10 +193,10 @@ func sqlitePageHint(f ConnFilter, r connRange) string {
 		columns = append(columns, "workspace")
 	}
 	switch { // what few rows have comes first
-	case f.UserName != "" || r.user != 0:
-		columns = append(columns, "user")
 	case f.Status != 0 && f.Status != StatusClosed:
 		columns = append(columns, "live")
+	case f.UserName != "" || r.user != 0:
+		columns = append(columns, "user")
 	case f.Reason != nil:
 		columns = append(columns, "reason")
 	case f.App != "":

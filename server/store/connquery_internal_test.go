@@ -100,6 +100,24 @@ func TestPagesAreRanges(t *testing.T) {
 	}
 }
 
+// TestLiveRowsAreFew: those of a user are looked for among the rows that live, which are few
+// however long the log is.
+func TestLiveRowsAreFew(t *testing.T) {
+	s, err := Open(t.Context(), t.TempDir())
+	require.NoError(t, err)
+	defer s.Close()
+	for name, r := range map[string]connRange{"_": {}, "_workspace_": {workspace: 1}} {
+		for _, who := range []ConnFilter{{UserName: "ada"}, {}} {
+			r.user = 0
+			if who.UserName == "" {
+				r.user = 1
+			}
+			who.Status = StatusOpen
+			require.Contains(t, plans(t, s, who, r)[0], "connections_by"+name+"live")
+		}
+	}
+}
+
 // TestFiltersAgree: what the database chooses is what [ConnFilter.Match] chooses, page by
 // page, for everybody.
 func TestFiltersAgree(t *testing.T) {
