@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -106,7 +108,7 @@ func (c *sshCommand) attachTo(ctx context.Context, workspace *client.Workspace) 
 	if !ok {
 		return client.SessionEnd{}, errors.New("standard input is no terminal any more")
 	}
-	restore, err := c.terminal(in, &opts)
+	restore, err := c.terminal(in, &opts, workspace)
 	if err != nil {
 		return client.SessionEnd{}, err
 	}
@@ -159,6 +161,27 @@ func orDash(text string) string {
 		return "-"
 	}
 	return plain(text)
+}
+
+// offerTerminals tells the user of a lost session which of their terminals were there
+// when the workspace was last heard, unless the end is that of the terminals too.
+func (c *sshCommand) offerTerminals(end client.SessionEnd) {
+	a := end.Attribution
+	if c.attach != nil || len(c.left) == 0 || end.Exited || a.Expected() ||
+		a.Reason == disconnect.PeerCrashed || a.Reason == disconnect.WorkspaceEvicted || a.Reason == disconnect.DuplicateAgent {
+		return
+	}
+	what, how := "terminal "+plain(c.left[0]), ""
+	switch {
+	case slices.Contains(c.left, proto.DefaultTerminal):
+		what = "terminal " + proto.DefaultTerminal
+	case len(c.left) == 1:
+		how = " --session " + plain(c.left[0])
+	default:
+		what, how = "terminals "+plain(strings.Join(c.left, ", ")), " --list"
+	}
+	fmt.Fprintf(c.err, "fairlead: your %s was still there when %s was last heard from; go on there with: %s attach %s%s\n",
+		what, plain(c.workspace), programName(), plain(c.workspace), how)
 }
 
 // detached says what is left behind, if the user left a terminal that goes on.

@@ -35,6 +35,7 @@ type sshCommand struct {
 	name        string
 	logger      *slog.Logger
 
+	left   []string      // the user's terminals that a lost session leaves behind
 	attach *proto.Attach // of `fairlead attach`
 	asJSON bool
 }
@@ -168,6 +169,7 @@ func (c *sshCommand) report(end client.SessionEnd) error {
 	case c.stdio && end.Attribution.Initiator == disconnect.Client:
 	default:
 		fmt.Fprintf(c.err, "fairlead: connection to %s ended: %s\n", plain(c.workspace), end.Attribution)
+		c.offerTerminals(end)
 	}
 	return exitWith(end.ExitCode)
 }
@@ -205,17 +207,19 @@ func (c *sshCommand) session(ctx context.Context, workspace *client.Workspace) (
 	defer stop()
 	opts.Signals = signals
 	if in, ok := terminalOf(c.in); ok && !c.noPTY && (opts.Shell || c.forcePTY) {
-		restore, err := c.terminal(in, &opts)
+		restore, err := c.terminal(in, &opts, workspace)
 		if err != nil {
 			return client.SessionEnd{}, err
 		}
 		defer restore()
+		defer func() { c.left = workspace.Terminals() }()
 	}
 	return workspace.RunSession(ctx, opts), nil
 }
 
-// terminal prepares the local terminal for a remote one: raw, with its size followed.
-func (c *sshCommand) terminal(in terminal, opts *client.SessionOptions) (restore func(), err error) {
+// terminal prepares the local terminal for a remote one: raw, with its size followed, and
+// a line on it while the workspace is silent.
+func (c *sshCommand) terminal(in terminal, opts *client.SessionOptions, workspace *client.Workspace) (restore func(), err error) {
 	columns, rows, err := in.size()
 	if err != nil {
 		return nil, fmt.Errorf("read the terminal's size: %w", err)
@@ -228,8 +232,19 @@ func (c *sshCommand) terminal(in terminal, opts *client.SessionOptions) (restore
 	opts.PTY, opts.Term = true, os.Getenv("TERM")
 	opts.Size = client.Size{Columns: columns, Rows: rows}
 	opts.Resize = resized
-	opts.Stdin = client.NewEscapeReader(c.in, c.err)
-	return func() { stop(); unraw() }, nil
+	keys := client.NewEscapeReader(c.in, c.err)
+	opts.Stdin = keys
+	out, ok := terminalOf(c.out)
+	if !ok || opts.Term == "dumb" {
+		return func() { stop(); unraw() }, nil
+	}
+	line := newSilenceLine(out, workspace)
+	keys.Behind(line)
+	opts.Stdout, opts.Repaint = line, line.repaint
+	if _, ok := terminalOf(c.err); ok {
+		opts.Stderr = line
+	}
+	return func() { line.close(); stop(); unraw() }, nil
 }
 
 // followSize sends the terminal's size whenever it changes.

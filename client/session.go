@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"fairlead.dev/fairlead/agent/proto"
 	"fairlead.dev/fairlead/disconnect"
 	"fairlead.dev/fairlead/sshend"
 )
@@ -24,6 +25,9 @@ const (
 	outputGrace = 300 * time.Millisecond
 	// leaveWait bounds what a leaving client waits for.
 	leaveWait = 300 * time.Millisecond
+	// nudgeTime is how long a program that is to paint its terminal anew has another size:
+	// long enough that it is not one change that changed nothing.
+	nudgeTime = 50 * time.Millisecond
 )
 
 // Size is a terminal's size in characters.
@@ -44,6 +48,10 @@ type SessionOptions struct {
 	Size   Size
 	Resize <-chan Size
 	Env    map[string]string
+	// Repaint has whoever paints the terminal do it anew at each value: the agent for an
+	// attachment, and else the program, by a size that is another one for a moment. nil:
+	// never.
+	Repaint <-chan struct{}
 	// Stdin nil is an empty input. Its end is not the session's: the agent is told
 	// that no more input comes. [ErrLeave] from it is the user's wish to leave. A Read
 	// that blocks cannot be ended from here, so the goroutine that reads Stdin may
@@ -326,21 +334,30 @@ func (s *session) exited(exit exitStatus) {
 
 // control passes on signals and sizes until the session ends.
 func (s *session) control() {
-	resize, signals := s.options.Resize, s.options.Signals
+	resize, signals, size := s.options.Resize, s.options.Signals, s.options.Size
+	var nudged <-chan time.Time
 	for {
 		select {
 		case <-s.finished:
 			return
 		case <-s.over:
 			return
-		case size, ok := <-resize:
+		case now, ok := <-resize:
 			if !ok {
 				resize = nil
 				continue
 			}
-			_, _ = s.channel.SendRequest("window-change", false, ssh.Marshal(struct {
-				Columns, Rows, Width, Height uint32
-			}{dimension(size.Columns), dimension(size.Rows), 0, 0}))
+			size = now
+			s.tellSize(size)
+		case <-s.options.Repaint:
+			if strings.HasPrefix(s.options.Subsystem, proto.AttachSubsystem+" ") {
+				_, _ = s.channel.SendRequest(proto.RefreshRequest, false, nil)
+				continue
+			}
+			s.tellSize(Size{size.Columns, max(size.Rows-1, 1)})
+			nudged = time.After(nudgeTime)
+		case <-nudged:
+			s.tellSize(size)
 		case signal, ok := <-signals:
 			if !ok {
 				signals = nil
@@ -351,6 +368,12 @@ func (s *session) control() {
 			}
 		}
 	}
+}
+
+func (s *session) tellSize(size Size) {
+	_, _ = s.channel.SendRequest("window-change", false, ssh.Marshal(struct {
+		Columns, Rows, Width, Height uint32
+	}{dimension(size.Columns), dimension(size.Rows), 0, 0}))
 }
 
 // leave ends the session by the user's choice.

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -109,6 +110,15 @@ func (w *Workspace) Ending() disconnect.Attribution { return w.watch.Ending() }
 // Interrupted reports since when the agent has been silent, if that is long enough
 // to tell the user.
 func (w *Workspace) Interrupted() (since time.Time, interrupted bool) { return w.watch.Interrupted() }
+
+// OutageLimit is how long the agent may be silent before the workspace ends.
+func (w *Workspace) OutageLimit() time.Duration {
+	return cmp.Or(w.config.outageLimit, companion.DefaultOutageLimit)
+}
+
+// Terminals names the terminals that the agent kept for our user when it was last heard,
+// or some of them.
+func (w *Workspace) Terminals() []string { return w.watch.Terminals() }
 
 // DialSSH opens a connection to the agent's SSH port for raw use. The caller owns it.
 func (w *Workspace) DialSSH(ctx context.Context) (net.Conn, error) {

@@ -23,6 +23,8 @@ const (
 	maxFrame = 64 << 10
 	// maxID bounds ids that another process sent, in bytes.
 	maxID = 128
+	// maxTerminals bounds the terminals that a heartbeat names.
+	maxTerminals = 8
 )
 
 // Defaults of both ends.
@@ -80,9 +82,9 @@ func helloFrame(instance, version string) *proto.CompanionFrame {
 	}}}
 }
 
-func heartbeatFrame(sequence, echo uint64) *proto.CompanionFrame {
+func heartbeatFrame(sequence, echo uint64, terminals []string) *proto.CompanionFrame {
 	return &proto.CompanionFrame{Frame: &proto.CompanionFrame_Heartbeat{Heartbeat: &proto.CompanionHeartbeat{
-		Sequence: sequence, Echo: echo,
+		Sequence: sequence, Echo: echo, Terminals: terminals[:min(len(terminals), maxTerminals)],
 	}}}
 }
 

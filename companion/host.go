@@ -41,6 +41,9 @@ type HostConfig struct {
 	// OnSilence is called once when the host itself gave a client up: silent beyond
 	// the outage limit, or invalid bytes after its hello. Otherwise as OnGoodbye.
 	OnSilence func(peer netip.Addr, a disconnect.Attribution)
+	// Terminals names the terminals that are kept for the user of a client, who is told;
+	// nil: there are none. It must not block.
+	Terminals func(peer netip.Addr) []string
 }
 
 // Host is the agent's end: it serves the companion streams of all clients, and
@@ -138,7 +141,11 @@ func (h *Host) admit(conn net.Conn) {
 // serve runs one stream from its first to its last byte.
 func (h *Host) serve(s *stream, from netip.Addr) {
 	s.send(helloFrame(h.config.Instance, h.config.Version))
-	h.tasks.Go(func() { s.write(h.config.Heartbeat) })
+	var terminals func() []string
+	if h.config.Terminals != nil {
+		terminals = func() []string { return h.config.Terminals(from) }
+	}
+	h.tasks.Go(func() { s.write(h.config.Heartbeat, terminals) })
 	defer func() {
 		s.cut()
 		close(s.done)

@@ -189,7 +189,7 @@ func TestAnotherProcessTakesTheAddress(t *testing.T) {
 
 func TestGarbageToTheHost(t *testing.T) {
 	for name, first := range map[string]*proto.CompanionFrame{
-		"before the hello": heartbeatFrame(1, 1),
+		"before the hello": heartbeatFrame(1, 1, nil),
 		"after the hello":  helloFrame("client-1", ""),
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -81,8 +81,9 @@ func (s *stream) take() (frames []*proto.CompanionFrame, last bool) {
 }
 
 // write sends what is queued, and a heartbeat every interval, until a goodbye was
-// sent, a write failed or the read loop ended.
-func (s *stream) write(heartbeat time.Duration) {
+// sent, a write failed or the read loop ended. terminals says what heartbeats tell of
+// them; nil: nothing.
+func (s *stream) write(heartbeat time.Duration, terminals func() []string) {
 	ticker := time.NewTicker(heartbeat)
 	defer ticker.Stop()
 	var buf []byte
@@ -112,7 +113,11 @@ func (s *stream) write(heartbeat time.Duration) {
 		case <-s.wake:
 		case <-ticker.C:
 			sequence++
-			s.send(heartbeatFrame(sequence, s.seen.Load()))
+			var kept []string
+			if terminals != nil {
+				kept = terminals()
+			}
+			s.send(heartbeatFrame(sequence, s.seen.Load(), kept))
 		}
 	}
 }

@@ -67,6 +67,7 @@ type Watch struct {
 	connections map[uint16]string
 	endings     map[string]connectionEnding
 	accounts    []string      // the keys of endings, oldest first
+	terminals   []string      // that the agent keeps for our user, as last heard
 	changed     chan struct{} // closed and replaced at every frame of the agent
 	ended       bool
 	ending      disconnect.Attribution
@@ -154,6 +155,20 @@ func (w *Watch) Interrupted() (since time.Time, interrupted bool) {
 		return time.Time{}, false
 	}
 	return w.heardAt, true
+}
+
+// Terminals names the terminals that the agent kept for our user when it was last heard,
+// or some of them.
+func (w *Watch) Terminals() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.terminals)
+}
+
+// usable returns what of the names may be kept and shown.
+func usable(names []string) []string {
+	names = names[:min(len(names), maxTerminals)]
+	return slices.DeleteFunc(names, func(name string) bool { return !validID(name) })
 }
 
 // Presence feeds the watch what the server says of one life of the agent: online,
@@ -442,7 +457,7 @@ func (w *Watch) follow(conn net.Conn) (greeted bool) {
 	if !w.greet(s, hello.GetInstanceId()) {
 		return true
 	}
-	w.tasks.Go(func() { s.write(w.config.Heartbeat) })
+	w.tasks.Go(func() { s.write(w.config.Heartbeat, nil) })
 	for {
 		_ = conn.SetReadDeadline(time.Now().Add(silence))
 		frame, err := s.read()
@@ -520,6 +535,8 @@ func (w *Watch) heard(frame *proto.CompanionFrame) {
 	close(w.changed)
 	w.changed = make(chan struct{})
 	switch {
+	case frame.GetHeartbeat() != nil:
+		w.terminals = usable(frame.GetHeartbeat().GetTerminals())
 	case frame.GetFlow() != nil:
 		f := frame.GetFlow()
 		if !validID(f.GetConnectionId()) || f.GetClientPort() > 65535 {

@@ -40,6 +40,8 @@ type Viewer interface {
 	// Read returns io.EOF once the attachment is over.
 	io.ReadWriteCloser // Close detaches
 	Resize(pty.Size) error
+	// Refresh has Read return the state of the terminal anew.
+	Refresh()
 	// Wait returns when the process has ended, with its state, or when the viewer was
 	// sent away, with the cause, or after Close, with neither.
 	Wait() (*os.ProcessState, disconnect.Attribution)

@@ -71,6 +71,8 @@ func (s *session) handle(req *ssh.Request) (ok bool) {
 		return s.openPTY(req.Payload)
 	case "window-change":
 		return s.resize(req.Payload)
+	case proto.RefreshRequest:
+		return s.refresh()
 	case "env":
 		return s.setEnv(req.Payload)
 	case "signal":
@@ -159,6 +161,15 @@ func (s *session) resize(payload []byte) bool {
 		return s.proc.viewer.Resize(size(m.Rows, m.Cols, m.XPixels, m.YPixels)) == nil
 	}
 	return s.pty.Resize(size(m.Rows, m.Cols, m.XPixels, m.YPixels)) == nil
+}
+
+// refresh has a viewer's screen painted anew.
+func (s *session) refresh() bool {
+	if s.proc == nil || s.proc.viewer == nil {
+		return false
+	}
+	s.proc.viewer.Refresh()
+	return true
 }
 
 func size(rows, cols, x, y uint32) pty.Size {

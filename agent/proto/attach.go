@@ -43,3 +43,7 @@ type Terminal struct {
 	Columns  int        `json:"columns"`
 	Rows     int        `json:"rows"`
 }
+
+// RefreshRequest is the channel request by which a viewer asks to be shown the state of
+// its terminal anew. It has no payload.
+const RefreshRequest = "refresh@fairlead.dev"

@@ -220,9 +220,12 @@ func (x *CompanionHello) GetVersion() string {
 }
 
 type CompanionHeartbeat struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Sequence      uint64                 `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"`
-	Echo          uint64                 `protobuf:"varint,2,opt,name=echo,proto3" json:"echo,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Sequence uint64                 `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	Echo     uint64                 `protobuf:"varint,2,opt,name=echo,proto3" json:"echo,omitempty"`
+	// terminals are names of terminals that the agent keeps for the client's user, some of
+	// them if there are many. Only an agent says them.
+	Terminals     []string `protobuf:"bytes,3,rep,name=terminals,proto3" json:"terminals,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -269,6 +272,13 @@ func (x *CompanionHeartbeat) GetEcho() uint64 {
 		return x.Echo
 	}
 	return 0
+}
+
+func (x *CompanionHeartbeat) GetTerminals() []string {
+	if x != nil {
+		return x.Terminals
+	}
+	return nil
 }
 
 // CompanionFlow tells a client the id of a connection that it just opened.
@@ -403,10 +413,11 @@ const file_agent_proto_companion_proto_rawDesc = "" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12\x1f\n" +
 	"\vinstance_id\x18\x02 \x01(\tR\n" +
 	"instanceId\x12\x18\n" +
-	"\aversion\x18\x03 \x01(\tR\aversion\"D\n" +
+	"\aversion\x18\x03 \x01(\tR\aversion\"b\n" +
 	"\x12CompanionHeartbeat\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12\x12\n" +
-	"\x04echo\x18\x02 \x01(\x04R\x04echo\"U\n" +
+	"\x04echo\x18\x02 \x01(\x04R\x04echo\x12\x1c\n" +
+	"\tterminals\x18\x03 \x03(\tR\tterminals\"U\n" +
 	"\rCompanionFlow\x12\x1f\n" +
 	"\vclient_port\x18\x01 \x01(\rR\n" +
 	"clientPort\x12#\n" +

@@ -322,6 +322,27 @@ func TestTakeOverTellsTheLoser(t *testing.T) {
 	require.ErrorIs(t, err, os.ErrClosed)
 }
 
+// A viewer whose terminal shows something else is shown the state again, and nobody else.
+func TestRefresh(t *testing.T) {
+	a := newAgent(t, reconnectingpty.Config{})
+	first := a.open("main", `printf 'one\ntwo\n'; read x; echo got $x; read x`, usual)
+	first.await("two")
+	other := a.open("main", "", usual)
+	other.await("two")
+	before, shown := first.settled(), len(other.all())
+	_, err := first.Write([]byte("\x1b[Hspoilt"))
+	require.NoError(t, err)
+	require.NotEqual(t, before, first.show())
+	first.Refresh()
+	first.shows(before)
+	require.Len(t, other.all(), shown)
+	first.kind("it\r")
+	other.await("got it")
+	first.shows(other.settled())
+	require.NoError(t, first.Viewer.Close())
+	first.Refresh()
+}
+
 // A viewer that reads nothing holds up nobody, and is dropped.
 func TestSlowViewerIsDropped(t *testing.T) {
 	a := newAgent(t, reconnectingpty.Config{SlowLimit: 300 * time.Millisecond})

@@ -121,6 +121,16 @@ func (v *Viewer) Resize(size pty.Size) error {
 	return nil
 }
 
+// Refresh has Read return the state of the terminal anew, for a viewer whose screen shows
+// something else.
+func (v *Viewer) Refresh() {
+	v.t.mu.Lock()
+	defer v.t.mu.Unlock()
+	v.stale, v.first = true, nil
+	v.waits, v.since = false, time.Now()
+	signal(v.wake)
+}
+
 // Wait returns when the program has ended, with its state, or the attachment has: then
 // the state is nil and why says who ended it; why is zero after Close.
 func (v *Viewer) Wait() (state *os.ProcessState, why disconnect.Attribution) {
