@@ -58,7 +58,7 @@ func (s *Server) getCheckSocket(w http.ResponseWriter, r *http.Request, _ auth.P
 	if s.checks.Add(1) > maxChecks {
 		s.checks.Add(-1)
 		done()
-		return &refusal{http.StatusTooManyRequests, "limit_exceeded", "too many checks at one time; try again in a few seconds", disconnect.LimitExceeded}
+		return tooMany("there are too many checks at one time", linkRetry)
 	}
 	conn, err := wsconn.Accept(w, r, wsconn.AcceptOptions{Subprotocols: []string{sdk.CheckSubprotocol}})
 	if err != nil { // Accept has answered

@@ -120,12 +120,9 @@ func TestKillIsRepeatedUntilItIsDone(t *testing.T) {
 	key := hostKey(t)
 	register(t, link, key)
 	id := uuid.New()
-	report := &agentproto.Connection{
-		Id: id[:], Action: agentproto.Connection_CONNECT, Type: agentproto.Connection_SSH, Principal: "ada", Timestamp: timestamppb.Now(),
-	}
-	_, err := reportConnections(ctx, link, report)
-	require.NoError(t, err)
-	_, err = s.client(t, bobs).KillConnection(ctx, id.String())
+	report := session(id, "ada")
+	reported(t, link, report)
+	_, err := s.client(t, bobs).KillConnection(ctx, id.String())
 	require.True(t, sdk.IsCode(err, sdk.CodeNotFound), "%v", err)
 	for _, none := range []string{"0", uuid.NewString(), "../../me", id.String()[:8]} {
 		_, err = ada.KillConnection(ctx, none)
@@ -180,12 +177,9 @@ func TestNoticeAndALinkThatComesBack(t *testing.T) {
 	key := hostKey(t)
 	register(t, link, key)
 	id := uuid.New()
-	open := &agentproto.Connection{
-		Id: id[:], Action: agentproto.Connection_CONNECT, Type: agentproto.Connection_SSH, Principal: "ada", Timestamp: timestamppb.Now(),
-	}
-	_, err := reportConnections(ctx, link, open)
-	require.NoError(t, err)
-	_, err = ada.GiveNotice(ctx, "dev", sdk.NoticeRequest{Kind: "preempted", Deadline: time.Now().Add(time.Hour)})
+	open := session(id, "ada")
+	reported(t, link, open)
+	_, err := ada.GiveNotice(ctx, "dev", sdk.NoticeRequest{Kind: "preempted", Deadline: time.Now().Add(time.Hour)})
 	require.NoError(t, err)
 	instance := s.linkOf(t, ws.ID).PeerInstance()
 	lose := func(want int) {

@@ -3,7 +3,6 @@ package tailnet
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/http/httptrace"
@@ -239,9 +238,8 @@ func askFamily(ctx context.Context, network string, targets []stunTarget) (seen 
 		_ = conn.SetReadDeadline(time.Now().Add(stunWait))
 		for len(answered) < len(targets) {
 			n, _, err := conn.ReadFromUDPAddrPort(buf)
-			var timeout net.Error
-			if errors.As(err, &timeout) && timeout.Timeout() || errors.Is(err, net.ErrClosed) {
-				break
+			if err != nil {
+				break // the time is over, or the socket is of no use
 			}
 			id, mapped, err := stun.ParseResponse(buf[:n])
 			if q, ok := open[id]; err == nil && ok && !answered[q.target] {
