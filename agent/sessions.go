@@ -46,7 +46,7 @@ func (a *agent) sessionSettings() agentssh.Settings {
 }
 
 // trackSession mints the session's connection id, tells the client and the server,
-// and does the same at its end. A client is told nothing of its forwards: what it asks
+// and does the same at its end. A client is not told how its forwards end: what it asks
 // for by the port of its SSH connection is the session there.
 func (a *agent) trackSession(s agentssh.Session) (id string, ended func(agentssh.Ended)) {
 	connection := uuid.New()
@@ -58,8 +58,10 @@ func (a *agent) trackSession(s agentssh.Session) (id string, ended func(agentssh
 	open.Principal = a.principalOf(client.Addr())
 	a.live.add(connection.String(), open.GetPrincipal(), s.Name, s.End)
 	report := a.trackConnection(open)
-	told := s.Kind != agentssh.KindForward
-	if told {
+	forward := s.Kind == agentssh.KindForward
+	if forward {
+		a.companion.Hold(client, connection.String())
+	} else {
 		a.companion.Flow(client, connection.String())
 	}
 	return connection.String(), func(e agentssh.Ended) {
@@ -69,7 +71,9 @@ func (a *agent) trackSession(s agentssh.Session) (id string, ended func(agentssh
 			end.Ip, end.Path = a.pathOf(client.Addr())
 			end.App = e.App.Name
 		})
-		if told {
+		if forward {
+			a.companion.Release(client, connection.String())
+		} else {
 			a.companion.Ended(client, connection.String(), e.Attribution, e.ExitCode)
 		}
 	}

@@ -65,12 +65,7 @@ func whichEnding(ctx context.Context, api *sdk.Client, name string) (sdk.Connect
 	if err != nil {
 		return sdk.Connection{}, err
 	}
-	var last sdk.Connection
-	for _, c := range page.Connections {
-		if c.DisconnectedAt != nil && (last.DisconnectedAt == nil || c.DisconnectedAt.After(*last.DisconnectedAt)) {
-			last = c
-		}
-	}
+	last := lastEnding(page.Connections)
 	switch {
 	case last.ID != "":
 		return last, nil
@@ -80,6 +75,41 @@ func whichEnding(ctx context.Context, api *sdk.Client, name string) (sdk.Connect
 		return api.Connection(ctx, name)
 	}
 	return last, fmt.Errorf("no connection of yours to %s has ended yet", plain(name))
+}
+
+// together is how far apart the ends of a session and of its forwards may be told.
+const together = 2 * time.Second
+
+// lastEnding is the ending that a person asks about: the last one, but not that of a
+// forward that ended as it should, or together with its session.
+func lastEnding(rows []sdk.Connection) (last sdk.Connection) {
+	for _, c := range rows {
+		if c.DisconnectedAt == nil || (forwarded(c) && or(c.Expected, false)) {
+			continue
+		}
+		if last.DisconnectedAt == nil || endedAfter(c, last) {
+			last = c
+		}
+	}
+	return last
+}
+
+// endedAfter reports whether c is a later ending than other, or the one behind it.
+func endedAfter(c, other sdk.Connection) bool {
+	by := c.DisconnectedAt.Sub(*other.DisconnectedAt)
+	if forwarded(c) != forwarded(other) && by.Abs() <= together && or(c.Reason, "") == or(other.Reason, "") {
+		return forwarded(other)
+	}
+	return by > 0
+}
+
+// forwarded reports whether c is a channel beside a session.
+func forwarded(c sdk.Connection) bool {
+	switch c.Type {
+	case "port_forward", "jetbrains", "vscode":
+		return true
+	}
+	return false
 }
 
 // explanation is why a connection ended, for a person and for a program.
@@ -134,6 +164,12 @@ func subject(c sdk.Connection) string {
 	switch c.Type {
 	case "ssh", "reconnecting_pty":
 		what = "session"
+	case "port_forward":
+		what = "forwarded port"
+	case "jetbrains":
+		what = "connection to a JetBrains IDE"
+	case "vscode":
+		what = "connection to a VS Code server"
 	case "control":
 		what = "link to the server"
 	}

@@ -233,8 +233,8 @@ func badBytes(err error) disconnect.Attribution {
 	}
 }
 
-// Flow tells the client of a connection which id it has. The id is told again on
-// every stream that the client opens until [Host.Ended]. From the first flow on the
+// Flow tells the client of a connection which id it has, the last one if it has several
+// open. The id is told again on every stream that the client opens until [Host.Ended]. From the first flow on the
 // client's silence counts: one that never opens a companion stream is given up
 // after the outage limit.
 func (h *Host) Flow(client netip.AddrPort, connectionID string) {
@@ -244,10 +244,37 @@ func (h *Host) Flow(client netip.AddrPort, connectionID string) {
 		return
 	}
 	p := h.peerLocked(clean(client.Addr()))
-	p.flows[client.Port()] = connectionID
-	if p.stream != nil {
-		p.stream.send(flowFrame(client.Port(), connectionID))
+	u := p.useOf(client.Port())
+	u.open = append(u.open, connectionID)
+	p.rename(client.Port(), u)
+}
+
+// Hold keeps a client's connection from looking as if nothing were open on it any more,
+// because of something whose ending the client is not told: a forward. Its id names the
+// connection while nothing else does.
+func (h *Host) Hold(client netip.AddrPort, connectionID string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closing {
+		return
 	}
+	p := h.peerLocked(clean(client.Addr()))
+	u := p.useOf(client.Port())
+	u.held = append(u.held, connectionID)
+	p.rename(client.Port(), u)
+}
+
+// Release is the end of a Hold.
+func (h *Host) Release(client netip.AddrPort, connectionID string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	p := h.peers[clean(client.Addr())]
+	if p == nil || p.flows[client.Port()] == nil {
+		return
+	}
+	u := p.flows[client.Port()]
+	u.held = without(u.held, connectionID)
+	p.rename(client.Port(), u)
 }
 
 // Ended tells the client how one of its connections ended at the agent. A negative
@@ -260,8 +287,9 @@ func (h *Host) Ended(client netip.AddrPort, connectionID string, a disconnect.At
 	if p == nil {
 		return
 	}
-	if p.flows[client.Port()] == connectionID {
-		delete(p.flows, client.Port())
+	if u := p.flows[client.Port()]; u != nil {
+		u.open, u.last = without(u.open, connectionID), connectionID
+		p.rename(client.Port(), u) // before the ending, which is not the connection's
 	}
 	frame := endedFrame(connectionID, a, exitCode)
 	p.remember(client.Port(), connectionID, frame)

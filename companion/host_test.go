@@ -95,6 +95,45 @@ func TestFlowAndEndingBeforeTheHello(t *testing.T) {
 	})
 }
 
+// TestConnectionInUse: of several things that run on one connection of the client, the
+// last that is open has its name, and the ending of one is not the connection's.
+func TestConnectionInUse(t *testing.T) {
+	hosted(t, func(t *testing.T, n *network, h *testHost) {
+		w := startWatch(n)
+		defer w.Close()
+		over := func(id string) {
+			h.Ended(flowAddr(1), id, disconnect.Attribution{Reason: disconnect.Graceful, Detail: id}, 0)
+		}
+		is := func(name string, ended bool) {
+			t.Helper()
+			elapse(0)
+			got, _ := w.Connection(1)
+			require.Equal(t, name, got)
+			_, _, ok := w.Ended(1)
+			require.Equal(t, ended, ok, name)
+		}
+		h.Hold(flowAddr(1), "forward-1")
+		is("forward-1", false)
+		h.Flow(flowAddr(1), "session-1")
+		is("session-1", false)
+		h.Flow(flowAddr(1), "session-2")
+		is("session-2", false)
+		over("session-2")
+		is("session-1", false)
+		over("session-1")
+		is("forward-1", false)
+		h.Hold(flowAddr(1), "forward-2")
+		h.Release(flowAddr(1), "forward-1")
+		is("forward-2", false)
+		h.Release(flowAddr(1), "forward-2")
+		is("session-1", true)
+		h.Release(flowAddr(1), "forward-2") // nothing
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		require.Empty(t, h.peers[clientAddr].flows)
+	})
+}
+
 func TestClientWithoutCompanionIsGivenUp(t *testing.T) {
 	hosted(t, func(t *testing.T, n *network, h *testHost) {
 		start := time.Now()

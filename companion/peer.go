@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"time"
 
 	"fairlead.dev/fairlead/agent/proto"
@@ -31,12 +32,60 @@ type peer struct {
 	instance string        // empty before the first hello
 	stream   *stream       // nil while there is none
 	heardAt  time.Time
-	flows    map[uint16]string
+	flows    map[uint16]*use // by the client's port, those with anything open
 	recent   []remembered
 
 	ended   bool
 	ending  disconnect.Attribution
 	endedAt time.Time
+}
+
+// use is what is open on one connection of a client, which has one name there.
+type use struct {
+	open []string // connections that the client is told of
+	held []string // others, which only keep it from looking unused
+	last string   // the one that ended last of open, if it is remembered
+	told string   // the name that the client was told
+}
+
+// name is what the connection is called now: what is open goes before what has ended.
+func (u *use) name() string {
+	switch {
+	case len(u.open) > 0:
+		return u.open[len(u.open)-1]
+	case len(u.held) > 0:
+		return u.held[0]
+	}
+	return u.last
+}
+
+// useOf returns what is open on a port of the client.
+func (p *peer) useOf(port uint16) *use {
+	u := p.flows[port]
+	if u == nil {
+		u = &use{}
+		p.flows[port] = u
+	}
+	return u
+}
+
+// rename tells the client when its connection has another name now, and forgets a
+// connection that is not in use any more.
+func (p *peer) rename(port uint16, u *use) {
+	if name := u.name(); name != "" && name != u.told {
+		u.told = name
+		if p.stream != nil {
+			p.stream.send(flowFrame(port, name))
+		}
+	}
+	if len(u.open)+len(u.held) == 0 {
+		delete(p.flows, port)
+	}
+}
+
+// without returns ids without id.
+func without(ids []string, id string) []string {
+	return slices.DeleteFunc(ids, func(other string) bool { return other == id })
 }
 
 // remembered is an ending to tell again when the client is back.
@@ -58,7 +107,7 @@ func (h *Host) peerLocked(addr netip.Addr) *peer {
 		return p
 	}
 	h.forgetEndedLocked()
-	p := &peer{addr: addr, gone: make(chan struct{}), heardAt: time.Now(), flows: make(map[uint16]string)}
+	p := &peer{addr: addr, gone: make(chan struct{}), heardAt: time.Now(), flows: make(map[uint16]*use)}
 	h.peers[addr] = p
 	h.tasks.Go(func() { h.clock(p) })
 	return p
@@ -95,8 +144,8 @@ func (h *Host) attach(addr netip.Addr, instance string, s *stream) (*peer, disco
 		s.send(r.flow)
 		s.send(r.ended)
 	}
-	for port, id := range p.flows {
-		s.send(flowFrame(port, id))
+	for port, u := range p.flows {
+		s.send(flowFrame(port, u.told))
 	}
 	return p, disconnect.Attribution{}
 }

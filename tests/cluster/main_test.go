@@ -1,9 +1,16 @@
 package cluster
 
 import (
+	"os"
 	"testing"
 
 	"fairlead.dev/fairlead/tests/site"
 )
 
-func TestMain(m *testing.M) { site.Main(m) }
+func TestMain(m *testing.M) {
+	if at := os.Getenv(listenVariable); at != "" {
+		listenForTest(at)
+		return
+	}
+	site.Main(m)
+}
