@@ -47,7 +47,6 @@ var floors = []struct {
 		"control",
 		"companion",
 		"journal",
-		"disconnect/verdict",
 		"agent/agentcontextconfig",
 		"sdk/agentsdk", // checks what agent/proto carries
 		"server/store",
@@ -59,6 +58,7 @@ var floors = []struct {
 	}},
 	{1, []string{
 		"disconnect/wire",
+		"disconnect/verdict",
 		"sshend",
 		"httpport",
 		"metrics",

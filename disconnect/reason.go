@@ -21,6 +21,8 @@ const (
 	ClientClosed    Reason = 11
 	ProcessExited   Reason = 12
 	SessionReplaced Reason = 13
+	PathMigrated    Reason = 14
+	Suspended       Reason = 15
 
 	ServerShutdown   Reason = 20
 	WorkspaceStopped Reason = 21
@@ -37,11 +39,14 @@ const (
 	ConnectionRefused Reason = 34
 
 	ProcessSignaled   Reason = 40
+	OOMKilled         Reason = 41
 	WorkspaceEvicted  Reason = 42
 	PeerCrashed       Reason = 43
+	PeerUnresponsive  Reason = 44
 	SlowPeer          Reason = 45
 	ResourceExhausted Reason = 46
 	InternalError     Reason = 47
+	HostPaused        Reason = 48
 
 	NetworkError       Reason = 50
 	NetworkTimeout     Reason = 51
@@ -49,6 +54,7 @@ const (
 	NetworkUnreachable Reason = 53
 	DNSFailure         Reason = 54
 	TLSFailure         Reason = 55
+	RelayLost          Reason = 56
 
 	ProtocolError Reason = 60
 )
@@ -67,6 +73,8 @@ var reasonTable = []reasonInfo{
 	{ClientClosed, "client_closed", true, "The client left on purpose while the session could have gone on."},
 	{ProcessExited, "process_exited", true, "The remote process ended by itself with a status other than zero; the connection did its job."},
 	{SessionReplaced, "session_replaced", true, "The same user began a session of the same name, which took this one's place."},
+	{PathMigrated, "path_migrated", true, "The connection moved to another path or address and went on; an interruption, never an ending."},
+	{Suspended, "suspended", true, "The client's host slept or its process was stopped, or another host slept as it had announced."},
 	{ServerShutdown, "server_shutdown", true, "The agent or server that served this connection was stopping; the connection was healthy."},
 	{WorkspaceStopped, "workspace_stopped", true, "Somebody who may stopped or deleted the workspace."},
 	{AdminTerminated, "admin_terminated", true, "An operator, whom the detail names, ended this one connection."},
@@ -80,27 +88,27 @@ var reasonTable = []reasonInfo{
 	{DuplicateAgent, "duplicate_agent", false, "Two live agents, or relays, had the same identity; the older one was told to stop."},
 	{ConnectionRefused, "connection_refused", false, "The host answered, but nothing is listening there."},
 	{ProcessSignaled, "process_signaled", false, "A signal that Fairlead did not send killed the session's process."},
+	{OOMKilled, "oom_killed", false, "The kernel killed the session's process, or the agent, because memory had run out."},
 	{WorkspaceEvicted, "workspace_evicted", false, "The platform took the workspace's host away, as it had given notice of."},
 	{PeerCrashed, "peer_crashed", false, "The other process or its host died without saying goodbye."},
+	{PeerUnresponsive, "peer_unresponsive", false, "The other end's host answered, but its program did not: it hung, or was overloaded."},
 	{SlowPeer, "slow_peer", false, "The other end did not read, or did not finish its handshake, in the time allowed."},
 	{ResourceExhausted, "resource_exhausted", false, "A host ran out of file descriptors, memory, disk or ports."},
 	{InternalError, "internal_error", false, "A bug: a panic, a failed self-check or an unexpected handler error."},
+	{HostPaused, "host_paused", false, "The agent or the server, or its host, was paused without having announced it."},
 	{NetworkError, "network_error", false, "The transport broke without a goodbye and without better evidence."},
 	{NetworkTimeout, "network_timeout", false, "The other end was silent for longer than allowed; nothing proves that it died."},
 	{ConnectionReset, "connection_reset", false, "A TCP reset ended the connection; the other end or a box between may have sent it."},
 	{NetworkUnreachable, "network_unreachable", false, "There was no route to the other end, or a link was down."},
 	{DNSFailure, "dns_failure", false, "A host name did not resolve."},
 	{TLSFailure, "tls_failure", false, "A certificate or a TLS handshake was not acceptable."},
+	{RelayLost, "relay_lost", false, "The relay was lost without a goodbye, and there was no other path."},
 	{ProtocolError, "protocol_error", false, "Bytes arrived that were not valid in the protocol."},
 }
 
 // reserved holds the numbers whose reasons no code produces yet, so that nothing
 // else takes them.
-var reserved = map[Reason]string{
-	14: "path_migrated", 15: "suspended",
-	41: "oom_killed", 44: "peer_unresponsive", 48: "host_paused",
-	56: "relay_lost",
-}
+var reserved = map[Reason]string{}
 
 var (
 	reasonByNumber [256]*reasonInfo

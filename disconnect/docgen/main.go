@@ -6,6 +6,7 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"os"
 
 	"fairlead.dev/fairlead/disconnect"
@@ -94,6 +95,9 @@ func renderWords(b *bytes.Buffer) {
 }
 
 func renderReserved(b *bytes.Buffer) {
+	if len(maps.Collect(disconnect.ReservedReasons())) == 0 {
+		return
+	}
 	b.WriteString(`
 ## Reserved numbers
 
