@@ -19,7 +19,8 @@ func newWhy(s streams) *cobra.Command {
 		Use:   "why [WORKSPACE|ID]",
 		Short: "Say why a connection ended",
 		Long: "Say why the last connection ended: yours, the last one to a workspace, or the one with\n" +
-			"that id (its beginning is enough); and what is known of it.",
+			"that id (its beginning is enough); and what is known of it. Without an id it is looked\n" +
+			"for among the 200 that began last.",
 		Example: "  fairlead why\n  fairlead why dev\n  fairlead why cd5caa6c",
 		Args:    cobra.MaximumNArgs(1),
 	}
