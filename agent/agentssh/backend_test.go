@@ -64,13 +64,9 @@ type backend struct {
 	cmd  *exec.Cmd
 }
 
-// The command lines of the backends of IDEs, shortened.
-var (
-	jetBrainsArgs = []string{"/home/ada/.cache/JetBrains/RemoteDev/dist/abc_ideaIU-2024.1/jbr/bin/java", "-Xmx2048m",
-		"-Didea.vendor.name=JetBrains", "-Didea.paths.selector=IntelliJIdea2024.1", "com.intellij.idea.Main", "remoteDevHost", "/home/ada/project"}
-	vsCodeArgs = []string{"/home/ada/.vscode-server/code-8b3775030ed1a69b13e4f4c628c612102e30a681", "command-shell",
-		"--cli-data-dir", "/home/ada/.vscode-server/cli", "--parent-process-id", "1", "--on-host=127.0.0.1", "--on-port"}
-)
+// jetBrainsArgs is the command line of an IDE's backend, shortened.
+var jetBrainsArgs = []string{"/home/ada/.cache/JetBrains/RemoteDev/dist/abc_ideaIU-2024.1/jbr/bin/java", "-Xmx2048m",
+	"-Didea.vendor.name=JetBrains", "-Didea.paths.selector=IntelliJIdea2024.1", "com.intellij.idea.Main", "remoteDevHost", "/home/ada/project"}
 
 func newBackend(t *testing.T, at string, args ...string) *backend {
 	t.Helper()
