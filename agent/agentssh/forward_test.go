@@ -326,7 +326,7 @@ func TestForwardAlone(t *testing.T) {
 func TestForwardPolicy(t *testing.T) {
 	t.Parallel()
 	h := newHost(t, nil)
-	h.SetPolicy(agentssh.Policy{IdleTimeout: 2 * time.Second, IdleRule: "the test"})
+	h.SetPolicy(agentssh.Policy{IdleTimeout: 4 * time.Second, IdleRule: "the test"})
 	address := listener(t, "tcp", "127.0.0.1:0", echo)
 	idle, _ := h.dial()
 	_, err := idle.Dial("tcp", address)
