@@ -36,7 +36,7 @@ func TestJudge(t *testing.T) {
 		"bad gateway":        {Ending{Code: 1014}, d.ConnectionRefused, d.Server},
 		"tls":                {Ending{Code: 1015}, d.TLSFailure, d.Network},
 		"private":            {Ending{Code: 3000}, d.NetworkError, d.Network},
-		"newer reason":       {Ending{Code: 4015}, d.Unknown, d.InitiatorUnknown},
+		"newer reason":       {Ending{Code: 4099}, d.Unknown, d.InitiatorUnknown},
 		"own goodbye":        {Ending{Local: true, Code: 4020, Text: "i=2;d=x"}, d.ServerShutdown, d.Agent},
 		"sender not named":   {Ending{Code: 4020}, d.ServerShutdown, d.Server},
 		"offender not named": {Ending{Code: 4060}, d.ProtocolError, d.Agent},
