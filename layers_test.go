@@ -52,6 +52,7 @@ var floors = []struct {
 		"server/store",
 	}},
 	{2, []string{
+		"disconnect/explain",
 		"agent/proto",
 		"control/proto",
 		"tailnet/proto",

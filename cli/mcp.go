@@ -215,7 +215,7 @@ func (m *mcpServer) why(ctx context.Context, in whyInput) (explanation, error) {
 	if err != nil {
 		return explanation{}, err
 	}
-	return explain(c, time.Now()), nil
+	return explainRow(c, time.Now()), nil
 }
 
 // reach returns the open way to a workspace, or makes one.

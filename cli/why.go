@@ -29,7 +29,7 @@ func newWhy(s streams) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		told := explain(c, time.Now())
+		told := explainRow(c, time.Now())
 		if asJSON {
 			return printJSON(s.out, told)
 		}
@@ -127,8 +127,8 @@ type evidence struct {
 	Says   string     `json:"says"`
 }
 
-// explain makes sentence and evidence of what the log has.
-func explain(c sdk.Connection, now time.Time) explanation {
+// explainRow makes sentence and evidence of what the log has.
+func explainRow(c sdk.Connection, now time.Time) explanation {
 	told := explanation{Connection: c, Evidence: []evidence{{observer(c), &c.ConnectedAt, "it began" + how(c)}}}
 	if c.DisconnectedAt == nil {
 		told.Sentence = fmt.Sprintf("%s has not ended: it is %s since %s.", subject(c), c.Status, localTime(c.ConnectedAt, now))

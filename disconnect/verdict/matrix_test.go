@@ -119,7 +119,7 @@ func rowsOfWork() []row {
 	return []row{
 		exit("01 exit 0", 0, "graceful/agent"),
 		exit("02 exit 3", 3, "process_exited/agent"),
-		{name: "03 own kill -9", leg: ac, rule: R1, want: "process_signaled/agent", says: []Testimony{
+		{name: "03 own sigkill", leg: ac, rule: R1, want: "process_signaled/agent", says: []Testimony{
 			says(agent, ac, 0, 0, signalled(0, "KILL", "")),
 			says(client, ac, 0, 0.01, goodbyeFrom(agent, 0.01, d.ProcessSignaled, agent, "process killed by signal: SIGKILL")),
 		}},
@@ -146,12 +146,12 @@ func rowsOfClients() []row {
 	rows := append(leaves("06 ctrl-c", "the user closed the terminal"), leaves("07 detach", "the user detached")...)
 	rows = append(rows, leaves("08 sigterm client", "the client was told to stop")...)
 	rows = append(rows,
-		row{name: "09 kill -9 client", leg: ac, rule: R3, first: "network_timeout/network", want: "peer_crashed/client/client", says: []Testimony{
+		row{name: "09 sigkill client", leg: ac, rule: R3, first: "network_timeout/network", want: "peer_crashed/client/client", says: []Testimony{
 			heard(says(agent, ac, -1, 8, silence(client, -1, 0)), d.NetworkTimeout, d.Network),
 			remarks(says(server, ac, -1, 0, on(cs, about(SocketClosed, client, 0)), about(RelayClientGone, client, 0.1))),
 			says(client, ac, -1, 60, journal(Crashed, -2, 60)),
 		}},
-		row{name: "09 kill -9 client", leg: cs, rule: R3, first: "peer_crashed/client/client", want: "peer_crashed/client/client", says: []Testimony{
+		row{name: "09 sigkill client", leg: cs, rule: R3, first: "peer_crashed/client/client", want: "peer_crashed/client/client", says: []Testimony{
 			heard(says(server, cs, -10, 0, about(SocketClosed, client, 0), about(RelayClientGone, client, 0.1)), d.NetworkError, d.Network),
 			says(client, cs, -1, 60, journal(Crashed, -2, 60)),
 		}},
@@ -217,7 +217,7 @@ func rowsOfAgents() []row {
 	}
 	rows := append(dies("05 agent oom-killed", journal(OOMKilled, -3, 20), "oom_killed/agent/agent"), stops("14 sigterm agent", "the agent is stopping")...)
 	rows = append(rows, stops("15 agent shutdown timed out", "timeout")...)
-	rows = append(rows, dies("16 kill -9 agent", journal(Crashed, -3, 20), "peer_crashed/agent/agent")...)
+	rows = append(rows, dies("16 sigkill agent", journal(Crashed, -3, 20), "peer_crashed/agent/agent")...)
 	rows = append(rows, dies("16 host power loss", journal(Rebooted, -3, 90), "peer_crashed/agent/agent")...)
 	return append(rows,
 		row{name: "17 agent panics", leg: ac, rule: R2, want: "internal_error/agent", says: []Testimony{
@@ -266,7 +266,7 @@ func rowsOfServers() []row {
 		interrupted(says(client, ac, 0, 8, Fact{Kind: RelayLost, At: at(0), Ref: "embedded", Cause: attr(d.ServerShutdown, server, "restart")}, silence(agent, 0, 10), fact(Resumed, 10))),
 		interrupted(says(agent, ac, 0, 8, Fact{Kind: RelayLost, At: at(0), Ref: "embedded"}, silence(client, 0, 10), fact(Resumed, 10))),
 	}})
-	killed := both("21 kill -9 server", "network_error/network", "peer_crashed/server/server", R3, func(leg d.ConnectType, peer d.Initiator) []Testimony {
+	killed := both("21 sigkill server", "network_error/network", "peer_crashed/server/server", R3, func(leg d.ConnectType, peer d.Initiator) []Testimony {
 		return []Testimony{
 			heard(says(peer, leg, -5, 0, about(SocketClosed, server, 0)), d.NetworkError, d.Network),
 			says(server, leg, -10, 15, journal(Crashed, -7, 15)),
@@ -315,7 +315,7 @@ func rowsOfRefusals() []row {
 			phase(PhaseDial, judged(says(client, cs, 0, 0.1), d.TLSFailure, server, d.EvidenceLocal, "expired: x509")),
 			phase(PhaseDial, judged(says(server, cs, 0, 0.1, Fact{Kind: CertificateBad, At: at(0.1), Text: "expired"}), d.TLSFailure, client, d.EvidenceInferred, "alert 42")),
 		}, ctx: neverOpened},
-		{name: "45 tls expired, by the client", leg: cs, kind: Attempt, rule: R10, want: "tls_failure/server", says: []Testimony{
+		{name: "45 tls expired as the client sees it", leg: cs, kind: Attempt, rule: R10, want: "tls_failure/server", says: []Testimony{
 			phase(PhaseDial, judged(says(client, cs, 0, 0.1), d.TLSFailure, server, d.EvidenceLocal, "expired: x509")),
 			phase(PhaseDial, judged(says(server, cs, 0, 0.1), d.TLSFailure, client, d.EvidenceInferred, "alert 42")),
 		}, ctx: neverOpened},
@@ -348,15 +348,15 @@ func rowsOfPaths() []row {
 			heard(says(agent, ac, -1, 8, silence(client, -1, 0), alive(sa, -600, 1800)), d.NetworkTimeout, d.Network),
 			remarks(says(server, ac, 0, 0, alive(sa, -600, 1800), alive(cs, -600, 1800))),
 		}},
-		{name: "27 relay stopped, another one", leg: ac, kind: Interruption, rule: R5, want: "path_migrated/network/path", says: []Testimony{
+		{name: "27 relay stopped with another one", leg: ac, kind: Interruption, rule: R5, want: "path_migrated/network/path", says: []Testimony{
 			interrupted(says(client, ac, 0, 4, Fact{Kind: RelayLost, At: at(0), Ref: "r1", Cause: attr(d.ServerShutdown, relay, "")}, Fact{Kind: PathChanged, At: at(3), Text: "relay r1 to relay r2"}, fact(Resumed, 3))),
 			interrupted(says(agent, ac, 0, 4, Fact{Kind: RelayLost, At: at(0), Ref: "r1", Cause: attr(d.ServerShutdown, relay, "")}, fact(PathChanged, 3), fact(Resumed, 3))),
 		}},
-		{name: "28 kill -9 only relay", leg: ac, rule: R9, first: "network_timeout/network", want: "relay_lost/network/relay", says: []Testimony{
+		{name: "28 sigkill only relay", leg: ac, rule: R9, first: "network_timeout/network", want: "relay_lost/network/relay", says: []Testimony{
 			heard(says(client, ac, -1, 8, silence(agent, -1, 0), Fact{Kind: RelayLost, At: at(0), Ref: "r1"}), d.NetworkTimeout, d.Network),
 			heard(says(agent, ac, -1, 8, silence(client, -1, 0), Fact{Kind: RelayLost, At: at(0.1), Ref: "r1"}), d.NetworkTimeout, d.Network),
 		}, ctx: func(c *Context) { c.RelayOwner = relay }},
-		{name: "28 kill -9 embedded relay", leg: ac, rule: R9, first: "network_timeout/network", want: "relay_lost/server/relay", says: []Testimony{
+		{name: "28 sigkill embedded relay", leg: ac, rule: R9, first: "network_timeout/network", want: "relay_lost/server/relay", says: []Testimony{
 			heard(says(client, ac, -1, 8, silence(agent, -1, 0), Fact{Kind: RelayLost, At: at(0), Ref: "embedded"}), d.NetworkTimeout, d.Network),
 			heard(says(agent, ac, -1, 8, silence(client, -1, 0), Fact{Kind: RelayLost, At: at(0.1), Ref: "embedded"}), d.NetworkTimeout, d.Network),
 		}},
