@@ -72,6 +72,7 @@ var sections = []struct {
 	{"size", (*bench).reportSize}, // while the agent is idle
 	{"cold", (*bench).reportCold},
 	{"first", (*bench).reportFirstByte},
+	{"attach", (*bench).reportAttach},
 	{"echo", (*bench).reportEcho},
 	{"bulk", (*bench).reportBulk},
 	{"raw", (*bench).reportRaw},

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"os/user"
+	"slices"
 	"strings"
 
 	"fairlead.dev/fairlead/tests/site"
@@ -32,17 +33,21 @@ func startLab(t *run) (*lab, error) {
 	return l, nil
 }
 
+// ssh returns a run of the stock client; options come before what is to be run.
+func (l *lab) ssh(args ...string) *exec.Cmd {
+	common := []string{"-F", "none", "-p", l.port, "-i", l.Path("user_key"),
+		"-o", "IdentitiesOnly=yes", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=" + l.Path("known_hosts"),
+		"-o", "LogLevel=ERROR", "-o", "Hostname=127.0.0.1"}
+	remote := len(args) - 1
+	return exec.CommandContext(l.ctx, "ssh", slices.Concat(common, args[:remote], []string{"bench"}, args[remote:])...)
+}
+
 func (l *lab) peers() []peer {
-	ssh := func(args ...string) *exec.Cmd {
-		return exec.CommandContext(l.ctx, "ssh", append([]string{"-F", "none", "-p", l.port, "-i", l.Path("user_key"),
-			"-o", "IdentitiesOnly=yes", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=" + l.Path("known_hosts"),
-			"-o", "LogLevel=ERROR", "127.0.0.1"}, args...)...)
-	}
 	fairlead := func(args ...string) *exec.Cmd { return l.Command(l.ctx, args...) }
 	return []peer{
 		{
 			name:    "OpenSSH, plain loopback",
-			command: func(remote string) *exec.Cmd { return ssh(remote) },
+			command: func(remote string) *exec.Cmd { return l.ssh(remote) },
 			banner: func() *exec.Cmd {
 				return exec.CommandContext(l.ctx, "bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/"+l.port+"; exec cat <&3")
 			},
