@@ -88,6 +88,7 @@ var testPackages = map[string]int{
 	"tests/faults/timeline": 9,
 
 	"tests/faults/netlab": 0,
+	"tests/faults/linkem": 0,
 	"tests/faults/inject": 0,
 	"tests/faults/peers":  9,
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -23,8 +24,8 @@ type Host struct {
 	Addr netip.Addr // where others reach it; the client only reaches out; none for the switch
 
 	lab    *Lab
-	net    *os.File // the network namespace
-	inode  uint64   // of net, which is what /proc shows of those inside
+	netns  *os.File // the network namespace
+	inode  uint64   // of netns, which is what /proc shows of those inside
 	holder *exec.Cmd
 	open   io.Closer // the holder lives as long as this is open
 }
@@ -32,7 +33,7 @@ type Host struct {
 // holderScript is the life of a namespace: files of the host's own over those of the
 // machine, one line when that is done, and then nothing until the builder closes or dies.
 const holderScript = `set -e
-echo "$1" >/proc/sys/kernel/hostname
+hostname "$1"
 f=$(readlink -f /etc/resolv.conf)
 mkdir -p "${f%/*}"
 [ -e "$f" ] || : >"$f"
@@ -65,15 +66,15 @@ func (h *Host) hold(ctx context.Context) error {
 	h.open = stdin
 	if _, err := io.ReadFull(stdout, make([]byte, len("held\n"))); err != nil {
 		_ = h.holder.Wait() // which also ends the writing to complaint
-		h.holder = nil
+		h.holder, h.open = nil, nil
 		return fmt.Errorf("make its namespaces: %s", strings.TrimSpace(complaint.String()))
 	}
 	pid := strconv.Itoa(h.holder.Process.Pid)
-	if h.net, err = os.Open("/proc/" + pid + "/ns/net"); err != nil {
+	if h.netns, err = os.Open("/proc/" + pid + "/ns/net"); err != nil {
 		return err
 	}
 	var stat unix.Stat_t
-	if err := unix.Fstat(int(h.net.Fd()), &stat); err != nil {
+	if err := unix.Fstat(int(h.netns.Fd()), &stat); err != nil {
 		return err
 	}
 	h.inode = stat.Ino
@@ -83,8 +84,8 @@ func (h *Host) hold(ctx context.Context) error {
 // release ends what hold made, as far as it came.
 func (h *Host) release() error {
 	var errs []error
-	if h.net != nil {
-		errs = append(errs, h.net.Close())
+	if h.netns != nil {
+		errs = append(errs, h.netns.Close())
 	}
 	if h.open != nil {
 		errs = append(errs, h.open.Close())
@@ -150,7 +151,7 @@ func (h *Host) Do(f func() error) error {
 		return err
 	}
 	defer home.Close()
-	if err := unix.Setns(int(h.net.Fd()), unix.CLONE_NEWNET); err != nil {
+	if err := unix.Setns(int(h.netns.Fd()), unix.CLONE_NEWNET); err != nil {
 		runtime.UnlockOSThread()
 		return fmt.Errorf("enter the namespace of %s: %w", h.Name, err)
 	}
@@ -173,4 +174,23 @@ func (h *Host) Processes() ([]int, error) {
 		}
 	}
 	return pids, err
+}
+
+// Dial connects to a literal address from inside.
+func (h *Host) Dial(ctx context.Context, network, address string) (c net.Conn, err error) {
+	err = h.Do(func() (err error) {
+		c, err = new(net.Dialer).DialContext(ctx, network, address)
+		return err
+	})
+	return c, err
+}
+
+// Listen listens inside, on a TCP address as "10.77.2.3:7080" or ":0". What is accepted
+// belongs to the host, and may be served anywhere.
+func (h *Host) Listen(address string) (l net.Listener, err error) {
+	err = h.Do(func() (err error) {
+		l, err = net.Listen("tcp4", address)
+		return err
+	})
+	return l, err
 }

@@ -112,7 +112,7 @@ func (l *Lab) remove() error {
 	}
 	var inside []uint64
 	for _, h := range l.Hosts() {
-		if h.net != nil {
+		if h.netns != nil {
 			inside = append(inside, h.inode)
 		}
 	}

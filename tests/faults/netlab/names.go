@@ -125,3 +125,7 @@ func (n *names) close() error {
 	<-n.done
 	return err
 }
+
+func (a DNSAnswer) String() string {
+	return [...]string{"works", "SERVFAIL", "no such name", "silent"}[a]
+}

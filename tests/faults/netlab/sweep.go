@@ -67,7 +67,8 @@ func removeName(name string) error {
 	return nil
 }
 
-// inside returns the processes whose network namespace is one of those.
+// inside returns the processes whose network namespace is one of those; never this one,
+// though Do may have its first thread there just now.
 func inside(namespaces []uint64) ([]int, error) {
 	links, err := filepath.Glob("/proc/[0-9]*/ns/net")
 	if err != nil {
@@ -85,7 +86,9 @@ func inside(namespaces []uint64) ([]int, error) {
 			if err != nil {
 				return nil, err
 			}
-			pids = append(pids, pid)
+			if pid != os.Getpid() {
+				pids = append(pids, pid)
+			}
 		}
 	}
 	return pids, nil

@@ -2,7 +2,9 @@ package netlab
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"os"
 )
@@ -49,8 +51,11 @@ func (h *Host) Lab() *Lab { return h.lab }
 // one batch of ip(8) each.
 func (l *Lab) wire(ctx context.Context) error {
 	for _, h := range l.Hosts() {
-		if err := h.Sysctl("net/ipv6/conf/all/disable_ipv6", "1"); err != nil && !os.IsNotExist(err) {
-			return err
+		// Bridged packets are no business of the NAT's rules, which some kernels have them pass.
+		for _, sysctl := range [][2]string{{"net/ipv6/conf/all/disable_ipv6", "1"}, {"net/bridge/bridge-nf-call-iptables", "0"}} {
+			if err := h.Sysctl(sysctl[0], sysctl[1]); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
 		}
 		if err := h.IP(ctx, "link set lo up"); err != nil {
 			return err
@@ -75,7 +80,8 @@ func (l *Lab) wireBridges(ctx context.Context) error {
 	if err := l.Switch.IP(ctx, "link add switch type bridge", "link set switch up"); err != nil {
 		return err
 	}
-	if err := l.NAT.IP(ctx, "link add lan type bridge", "link set lan up"); err != nil {
+	// An address of its own, or it would take another one whenever its ports change.
+	if err := l.NAT.IP(ctx, "link add lan address 02:00:00:77:01:01 type bridge", "link set lan up"); err != nil {
 		return err
 	}
 	for _, h := range []*Host{l.Client, l.Agent, l.Server, l.Relay, l.Router} {
@@ -83,7 +89,11 @@ func (l *Lab) wireBridges(ctx context.Context) error {
 		if err := h.IP(ctx, fmt.Sprintf("link add %s type veth peer name %s netns %s", h.Device(), p.Device, p.Of.NS)); err != nil {
 			return err
 		}
-		if err := p.Of.IP(ctx, "link set "+p.Device+" master "+p.Bridge+" up"); err != nil {
+		// One segment at a time, as on a cable: what passes has its real size and number.
+		if err := h.IP(ctx, "link set "+h.Device()+" gso_max_segs 1"); err != nil {
+			return err
+		}
+		if err := p.Of.IP(ctx, "link set "+p.Device+" master "+p.Bridge+" gso_max_segs 1 up"); err != nil {
 			return err
 		}
 	}
@@ -109,7 +119,7 @@ func (h *Host) AddressUp(ctx context.Context) error {
 func (l *Lab) wireRouter(ctx context.Context) error {
 	err := l.Router.IP(ctx,
 		"addr add 10.77.2.1/24 dev site", "link set site up",
-		"link add wan type veth peer name wan netns "+l.NAT.NS,
+		"link add wan type veth peer name wan netns "+l.NAT.NS, "link set wan gso_max_segs 1",
 		"addr add "+routerAddr.String()+"/24 dev wan", "link set wan up",
 		"route add blackhole 10.77.1.0/24") // as in the internet, where it would be lost
 	if err != nil {
@@ -121,7 +131,7 @@ func (l *Lab) wireRouter(ctx context.Context) error {
 func (l *Lab) wireNAT(ctx context.Context) error {
 	err := l.NAT.IP(ctx,
 		"addr add 10.77.1.1/24 dev lan",
-		"addr add "+natAddr.String()+"/24 dev wan", "link set wan up",
+		"addr add "+natAddr.String()+"/24 dev wan", "link set wan gso_max_segs 1 up",
 		"route add default via "+routerAddr.String())
 	if err != nil {
 		return err
@@ -133,6 +143,12 @@ func (l *Lab) wireNAT(ctx context.Context) error {
 	chain postrouting {
 		type nat hook postrouting priority srcnat
 		oifname "wan" masquerade
+	}
+}
+table ip filter {
+	chain input { # what nobody inside asked for is lost, and leaves no state behind
+		type filter hook input priority filter
+		iifname "wan" ct state new,invalid drop
 	}
 }`)
 }
