@@ -20,7 +20,7 @@ var exitCodes = []struct {
 	{"5", "`ping`: the workspace does not answer, or its agent is offline"},
 	{"6", "`ping --until-direct`: it answers, but only over the relay"},
 	{"7", "`ssh`: the workspace is stopped and lets no session in"},
-	{"255", "`ssh`: the connection was lost or could not be made, or somebody else ended it on purpose; `ping`: the server could not be reached"},
+	{"255", "`ssh`, `port-forward`: the connection was lost or could not be made, or somebody else ended it on purpose; `ping`: the server could not be reached"},
 	{"any", "`ssh`: the remote command's own status; 128+n when signal n ended it"},
 }
 

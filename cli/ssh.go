@@ -100,14 +100,14 @@ func (c *sshCommand) run(ctx context.Context) error {
 	})
 	if err != nil {
 		status.clear()
-		return c.cannotReach(err)
+		return cannotReach(err)
 	}
 	goodbye := disconnect.Goodbye{Reason: disconnect.ClientClosed, Initiator: disconnect.Client, Detail: "the client gave up connecting"}
 	defer func() { cl.Close(context.WithoutCancel(ctx), goodbye) }()
 	workspace, err := cl.Reach(ctx, c.workspace)
 	status.clear()
 	if err != nil {
-		return c.cannotReach(err)
+		return cannotReach(err)
 	}
 	end, err := c.serve(ctx, workspace)
 	if err != nil {
@@ -135,8 +135,8 @@ func validWorkspace(s string) bool {
 	return sdk.ValidName(owner) && (!both || sdk.ValidName(name))
 }
 
-// cannotReach gives a failure before the session its exit code.
-func (c *sshCommand) cannotReach(err error) error {
+// cannotReach gives a failure before there is a connection its exit code.
+func cannotReach(err error) error {
 	var coded *exitErr
 	if err = reachError(err); errors.As(err, &coded) {
 		return err

@@ -60,7 +60,7 @@ func newSigner(t *testing.T) ssh.Signer {
 
 func startAgent(t *testing.T, instance string) *testAgent {
 	t.Helper()
-	a := &testAgent{t: t, signer: newSigner(t), ended: make(chan disconnect.Attribution, 16)}
+	a := &testAgent{t: t, signer: newSigner(t), ended: make(chan disconnect.Attribution, 1024)}
 	a.host = companion.NewHost(companion.HostConfig{
 		Instance: instance, Heartbeat: testHeartbeat, OutageLimit: testLimit,
 		OnGoodbye: func(peer netip.Addr, g disconnect.Goodbye) { a.ssh.EndPeer(peer, g.On(disconnect.AgentToClient)) },

@@ -40,6 +40,7 @@ type conn struct {
 	bytes      meter          // of all forwards
 
 	warnForwards sync.Once // forwards were refused
+	back         back
 
 	mu            sync.Mutex            // guards all below
 	sessions      map[*session]struct{} // those that run something
@@ -92,6 +93,7 @@ func (c *conn) serve() {
 	c.goroutines.Go(func() {
 		select {
 		case <-c.stopped:
+			c.closeBack()
 			c.tearDown()
 		case <-c.done:
 		}
@@ -172,8 +174,22 @@ func (c *conn) handshakeFailed(err error) {
 
 // serveRequests answers global requests; keepalives of all kinds only need an answer.
 func (c *conn) serveRequests(requests <-chan *ssh.Request) {
+	defer c.closeBack()
 	for req := range requests {
-		_ = req.Reply(req.Type == "keepalive@openssh.com", nil)
+		switch req.Type {
+		case "keepalive@openssh.com":
+			_ = req.Reply(true, nil)
+		case backTCP, backUnix:
+			answer, err := c.listenBack(req.Type, req.Payload)
+			if err != nil { // its text is for our own client: others show none
+				answer = []byte(err.Error())
+			}
+			_ = req.Reply(err == nil, answer)
+		case cancelTCP, cancelUnix:
+			_ = req.Reply(c.cancelBack(req.Type, req.Payload), nil)
+		default:
+			_ = req.Reply(false, nil)
+		}
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"fairlead.dev/fairlead/disconnect"
+	"fairlead.dev/fairlead/sshend"
 )
 
 const (
@@ -140,6 +141,12 @@ func (c *conn) forgetForward(f *forward) {
 // run sees a forward to its end: one ending, reported once. It returns when nothing of it
 // is left, for which the client must have confirmed the end of the channel.
 func (f *forward) run(nch ssh.NewChannel) {
+	f.see(func(parts *sync.WaitGroup, report func(disconnect.Attribution)) { f.lead(nch, parts, report) })
+}
+
+// see calls do, which ends the forward by report; what panics is an end too. It returns
+// when parts have.
+func (f *forward) see(do func(parts *sync.WaitGroup, report func(disconnect.Attribution))) {
 	var parts sync.WaitGroup
 	defer parts.Wait()
 	reported := false
@@ -158,6 +165,11 @@ func (f *forward) run(nch ssh.NewChannel) {
 			report(panicked(r))
 		}
 	}()
+	do(&parts, report)
+}
+
+// lead connects the channel that the client asked for with its target.
+func (f *forward) lead(nch ssh.NewChannel, parts *sync.WaitGroup, report func(disconnect.Attribution)) {
 	peer, err := f.dial()
 	f.begin(peer)
 	if err != nil {
@@ -173,13 +185,28 @@ func (f *forward) run(nch ssh.NewChannel) {
 		report(f.connEnd())
 		return
 	}
+	f.join(ch, requests, peer, parts, report)
+}
+
+// join passes bytes between channel and peer until the forward is over, and closes the
+// channel.
+func (f *forward) join(ch ssh.Channel, requests <-chan *ssh.Request, peer net.Conn, parts *sync.WaitGroup, report func(disconnect.Attribution)) {
 	defer ch.Close()
 	parts.Go(func() {
 		ssh.DiscardRequests(requests)
 		f.goneAlone = !f.c.nc.delivered.Load()
 		close(f.gone)
 	})
-	report(f.carry(&parts, ch, peer))
+	report(f.carry(parts, ch, peer))
+	f.explain(ch)
+}
+
+// explain tells our own client why the forward ended, if not by its two sides: the end of
+// a channel shows that to nobody.
+func (f *forward) explain(ch ssh.Channel) {
+	if a, _ := f.end.Get(); a.Reason != disconnect.Graceful && f.c.tellsItsUser() {
+		_, _ = ch.SendRequest(sshend.Request, false, causePayload(a))
+	}
 }
 
 // dial connects to the target, unless the forward is ended first.

@@ -49,6 +49,12 @@ func (f *forward) begin(peer net.Conn) {
 	if f.row.behind != "" {
 		c.learn(App{f.row.behind, AppProcess})
 	}
+	f.beginRow()
+}
+
+// beginRow reports the beginning, in a row of its own or in that of many.
+func (f *forward) beginRow() {
+	c := f.c
 	f.row.kind, f.row.app = KindForward, c.application()
 	if c.mayReport(time.Now()) {
 		f.row.id, f.row.ended = f.track(f.row, f.target.address, f.stop)
