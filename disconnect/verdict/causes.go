@@ -298,11 +298,34 @@ func (h *hearing) silentAt(c *cause) bool {
 		default:
 			continue
 		}
-		if s.at != unknownTime && s.at+userNotices+s.bound < c.at && c.at+c.bound < s.until {
+		if s.at != unknownTime && s.at+userNotices+s.bound < c.at && c.at+c.bound < h.silentUntil(s) {
 			return true
 		}
 	}
 	return false
+}
+
+// silentUntil is when a silence or a sleep was over: at the latest when the same observer
+// heard the other end again.
+func (h *hearing) silentUntil(s *sighting) int64 {
+	until := s.until
+	if s.fact.Kind != HeartbeatSilence {
+		return until
+	}
+	for o := range h.all() {
+		if o.observer != s.observer || o.at <= s.at || !h.ownLeg(o) {
+			continue
+		}
+		switch o.fact.Kind {
+		case HeardAgain, GoodbyeReceived:
+			if o.fact.About == 0 || o.fact.About == s.fact.About {
+				until = min(until, o.at)
+			}
+		case Resumed:
+			until = min(until, o.at)
+		}
+	}
+	return until
 }
 
 // otherEndLearned reports whether the client knows that the work ended.

@@ -81,7 +81,7 @@ var factTable = []factInfo{
 	{SocketClosed, "socket_closed", anyone, "The kernel of whom it is about closed its control socket without a goodbye."},
 	{SocketReset, "socket_reset", anyone, "A TCP reset ended the connection with whom it is about."},
 	{CloseDenied, "close_denied", ends, "The observer had closed and reset nothing on this leg by then."},
-	{HeartbeatSilence, "heartbeat_silence", ends, "Nothing was heard of whom it is about, on that leg, from at until until (still, if there is none)."},
+	{HeartbeatSilence, "heartbeat_silence", ends, "Nothing was heard of whom it is about, on that leg, from at until until (still, if there is none); said once a person would be told, after 4 s."},
 	{ProbeAnswered, "probe_answered", anyone, "The host of whom it is about acknowledged a fresh probe while its program was silent; proxied if a box between may have done so."},
 	{HeardAgain, "heard_again", ends, "The same life of whom it is about was heard again."},
 	{NewInstance, "new_instance", anyone, "Another life of whom it is about, instance, has taken its place."},

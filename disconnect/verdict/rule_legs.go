@@ -6,9 +6,9 @@ import (
 
 // sharedElement is R6: two legs that share an end were lost at the same moment, while a
 // leg that avoids that end lives. The place is known then; to blame the process there
-// takes an obituary.
+// takes an obituary, or that its host answers (R7), which says more than the place.
 func sharedElement(h *hearing) (finding, bool) {
-	if !h.lost() {
+	if _, hung := unresponsive(h); hung || !h.lost() {
 		return finding{}, false
 	}
 	for _, end := range h.ends {

@@ -7,6 +7,9 @@ import (
 // obituary is R3: an end of the connection died, by its own journal, its supervisor, or
 // two witnesses who saw its kernel clean up after it.
 func obituary(h *hearing) (finding, bool) {
+	if h.kind == Interruption && h.isResumed() {
+		return finding{}, false // it went on, so neither end died
+	}
 	f, ok := h.deathRecorded()
 	if !ok {
 		f, ok = h.deathWitnessed()

@@ -27,7 +27,7 @@ func (h *hearing) exitOf(s *sighting) (a disconnect.Attribution, ok bool) {
 	a = disconnect.Attribution{ConnectType: h.leg, Initiator: agent, Detail: f.Text}
 	killed := f.Signal == "KILL" || (f.Signal == "" && f.ExitCode != nil && *f.ExitCode == 137)
 	switch {
-	case f.SentBy == SentByTeardown:
+	case f.SentBy == SentByTeardown, h.stoppedWithAgent(s):
 		return a, false
 	case killed && f.SentBy == "" && h.memoryRanOut():
 		a.Reason = disconnect.OOMKilled
@@ -48,6 +48,24 @@ func (h *hearing) exitOf(s *sighting) (a disconnect.Attribution, ok bool) {
 		a.Detail = exitDetail(f)
 	}
 	return a, true
+}
+
+// stopsTogether is within what time a service manager stops all that belongs to an agent.
+const stopsTogether = 1_000_000
+
+// stoppedWithAgent reports whether the process was killed by what stopped the agent itself
+// in the same second: a service manager signals all of them at once.
+func (h *hearing) stoppedWithAgent(s *sighting) bool {
+	if s.fact.SentBy != "" || (s.fact.Signal != "TERM" && s.fact.Signal != "HUP" && s.fact.Signal != "KILL") {
+		return false
+	}
+	for o := range h.of(OwnCause) {
+		if o.observer == agent && s.observer == agent && o.fact.Cause.Reason == disconnect.ServerShutdown &&
+			o.at-s.at < stopsTogether && s.at-o.at < stopsTogether {
+			return true
+		}
+	}
+	return false
 }
 
 func exitDetail(f *Fact) string {

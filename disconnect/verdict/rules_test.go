@@ -100,6 +100,8 @@ func TestR1Work(t *testing.T) {
 		{name: "exit 137 with the counter risen", rule: R1, want: "oom_killed/agent", says: one(says(agent, ac, 0, 0, exited(0, 137), fact(OOMKill, 0)))},
 		{name: "a counter that rose long before is another's", rule: R1, want: "process_signaled/agent", says: one(
 			says(agent, ac, 0, 0, signalled(0, "KILL", ""), fact(OOMKill, -600)))},
+		{name: "a service manager stops the agent and all of its processes", rule: R2, want: "server_shutdown/agent", says: one(
+			says(agent, ac, 0, 0, signalled(0, "TERM", ""), ownCause(0.2, d.ServerShutdown, agent, "")))},
 		{name: "too large a file", rule: R1, want: "resource_exhausted/agent", says: one(says(agent, ac, 0, 0, signalled(0, "XFSZ", "")))},
 		{name: "our own teardown is not what ended it", rule: R2, want: "idle_timeout/agent", says: one(
 			says(agent, ac, 0, 0, ownCause(0, d.IdleTimeout, agent, ""), signalled(0.1, "HUP", SentByTeardown)))},
@@ -137,6 +139,8 @@ func TestR2Declared(t *testing.T) {
 			}},
 		{name: "who leaves before noticing anything left", rule: R2, want: "client_closed/client", says: one(
 			says(client, ac, 0, 1, silence(agent, 0, 0), ownCause(2, d.ClientClosed, client, "~.")))},
+		{name: "a silence that was over when somebody left", rule: R2, want: "client_closed/client", says: one(
+			says(client, ac, 0, 8, silence(agent, 0, 0), about(HeardAgain, agent, 30), ownCause(60, d.ClientClosed, client, "~.")))},
 		{name: "giving up is no reason", rule: R10, want: "network_timeout/network", says: one(
 			says(client, ac, 0, 8, silence(agent, 0, 0), saidGoodbye(600, d.NetworkTimeout, d.Network, "gave up")))},
 		{name: "a stop while the laptop slept is a consequence", rule: R4, want: "suspended/client/client", says: one(
@@ -195,6 +199,8 @@ func TestR3Obituary(t *testing.T) {
 		{name: "who died after the link had gone did not cause the silence", rule: R5, want: "network_unreachable/network/client_net", says: one(
 			says(client, ac, -1, 7, during(LinkDown, 0, 600), silence(agent, -1, 0)),
 			says(agent, ac, -1, 60, journal(Crashed, 30, 60)))},
+		{name: "what went on did not die", rule: R10, want: "network_timeout/network", says: one(
+			interrupted(heard(says(client, ac, -1, 8, silence(agent, -1, 30), fact(Resumed, 30)), d.NetworkTimeout, d.Network)), fin)},
 		{name: "witnesses of a reset only are not sure", rule: R3, want: "peer_crashed/agent/agent", says: one(
 			lost, remarks(says(server, ac, -1, 0, on(sa, about(SocketReset, agent, 0))))),
 			also: func(t *testing.T, v Verdict) { require.Equal(t, d.ConfidenceLow, v.Confidence) }},
@@ -239,6 +245,8 @@ func TestR6ToR9LegsAndRelays(t *testing.T) {
 				c.Neighbours = []Neighbour{{ConnectionID: "c9", Shares: server, From: at(-5).Wall, Until: at(18).Wall}}
 			}, also: func(t *testing.T, v Verdict) { require.Equal(t, "c9", v.CausedBy) }},
 		{name: "a host that answers", rule: R7, want: "peer_unresponsive/agent/agent", says: one(lost, remarks(says(server, ac, -5, 25, on(sa, silence(agent, -5, 0)), about(ProbeAnswered, agent, 20))))},
+		{name: "a host that answers says more than the place", rule: R7, want: "peer_unresponsive/agent/agent", says: one(lost, agentLost,
+			remarks(says(server, ac, -5, 25, about(ProbeAnswered, agent, 20))))},
 		{name: "a proxy that answers proves nothing", rule: R10, want: "network_timeout/network", says: one(lost, remarks(says(server, ac, -5, 25,
 			on(sa, silence(agent, -5, 0)), Fact{Kind: ProbeAnswered, About: agent, At: at(20), Proxied: true})))},
 		{name: "a probe answered after the silence was over", rule: R10, want: "network_timeout/network", says: one(
