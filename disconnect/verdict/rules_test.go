@@ -199,6 +199,9 @@ func TestR3Obituary(t *testing.T) {
 		{name: "who died after the link had gone did not cause the silence", rule: R5, want: "network_unreachable/network/client_net", says: one(
 			says(client, ac, -1, 7, during(LinkDown, 0, 600), silence(agent, -1, 0)),
 			says(agent, ac, -1, 60, journal(Crashed, 30, 60)))},
+		{name: "nor did who died a little after", rule: R5, want: "network_unreachable/network/client_net", says: one(
+			says(client, ac, -1, 7, during(LinkDown, 0, 600), silence(agent, -1, 0)),
+			says(agent, ac, -1, 60, journal(Crashed, 6, 60)))},
 		{name: "what went on did not die", rule: R10, want: "network_timeout/network", says: one(
 			interrupted(heard(says(client, ac, -1, 8, silence(agent, -1, 30), fact(Resumed, 30)), d.NetworkTimeout, d.Network)), fin)},
 		{name: "witnesses of a reset only are not sure", rule: R3, want: "peer_crashed/agent/agent", says: one(
