@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -200,6 +201,13 @@ func TestBrokenSkills(t *testing.T) {
 	require.Equal(t, strings.Repeat("é", 512), found.Parts[1].SkillDescription)
 }
 
+// allocated is what the process has ever allocated on the heap, in bytes.
+func allocated() uint64 {
+	var stats runtime.MemStats
+	runtime.ReadMemStats(&stats)
+	return stats.TotalAlloc
+}
+
 // TestManySkills: 10,000 directories are no more work than the first thousand, always
 // the same ones, and it is said that there are more.
 func TestManySkills(t *testing.T) {
@@ -211,7 +219,9 @@ func TestManySkills(t *testing.T) {
 			write(t, skillFile(filepath.Base(path), strings.Repeat("x", 2000)), path, "SKILL.md")
 		}
 	}
+	before := allocated()
 	found := collect(t, dir, Config{})
+	require.Less(t, allocated()-before, uint64(64<<20))
 	require.Len(t, found.Parts, maxSkills)
 	require.Equal(t, "s00999", found.Parts[maxSkills-1].SkillName)
 	require.Equal(t, map[string]string{".agents/skills": "only the first 1000 skills were looked at"}, reasons(found, dir))

@@ -79,7 +79,13 @@ func TestHugeFile(t *testing.T) {
 	dir := t.TempDir()
 	path := write(t, "# Rules\n", dir, "AGENTS.md")
 	require.NoError(t, os.Truncate(path, 1<<40)) // which takes no room
-	require.Equal(t, "not text in UTF-8", reasons(collect(t, dir, Config{}), dir)["AGENTS.md"])
+	skill := write(t, skillFile("deploy", "x"), dir, ".agents/skills/deploy/SKILL.md")
+	require.NoError(t, os.Truncate(skill, 1<<40))
+	before := allocated()
+	found := collect(t, dir, Config{})
+	require.Less(t, allocated()-before, uint64(1<<20))
+	require.Equal(t, "not text in UTF-8", reasons(found, dir)["AGENTS.md"])
+	require.Len(t, found.Parts, 1, "the skill's front matter is its beginning")
 }
 
 // TestHostileDirectories: links of directories lead nowhere else either, and those
