@@ -22,7 +22,7 @@ func newWorkspace(s streams) *cobra.Command {
 	list := newLs(s)
 	list.Use, list.Aliases = "list", []string{"ls"}
 	cmd.AddCommand(newWorkspaceCreate(s), list, newWorkspaceDelete(s), newWorkspaceShare(s), newWorkspaceUnshare(s),
-		newWorkspaceStop(s), newWorkspaceStart(s), newWorkspacePolicy(s), newWorkspaceNotice(s),
+		newWorkspaceStop(s), newWorkspaceStart(s), newWorkspacePolicy(s), newWorkspaceSet(s), newWorkspaceNotice(s),
 		newWorkspaceRotateToken(s), newWorkspaceRekey(s), newWorkspaceForget(s))
 	return cmd
 }

@@ -108,13 +108,19 @@ func (a *agentAPI) GetManifest(ctx context.Context, req *proto.GetManifestReques
 	a.welcomeBack(ws.ID, link)
 	// Orders that change from here on nudge this link.
 	orders, err := a.orders.current(ctx, ws.ID)
+	if err == nil {
+		ws, err = a.store.WorkspaceByID(ctx, ws.ID) // so do settings
+	}
 	if err != nil {
 		return nil, a.failed(ctx, id, err)
 	}
 	if orders.Withdrawn, err = a.withdrawn(ctx, ws, req.GetTerminalUsers()); err != nil {
 		return nil, a.failed(ctx, id, err)
 	}
-	return &proto.Manifest{WorkspaceId: ws.ID, WorkspaceName: ws.Name, OwnerName: ws.OwnerName, Orders: orders}, nil
+	return &proto.Manifest{
+		WorkspaceId: ws.ID, WorkspaceName: ws.Name, OwnerName: ws.OwnerName, Orders: orders,
+		Directory: ws.Settings.Directory, Environment: ws.Settings.Environment, MotdFile: ws.Settings.MOTDFile,
+	}, nil
 }
 
 // withdrawn returns those of the users who may not be in a workspace any more.

@@ -74,6 +74,8 @@ func (s *Server) routes() []route {
 		{"POST", workspace + "/start", user, full, s.postStart},
 		{"GET", workspace + "/policy", user, reading, s.getPolicy},
 		{"PATCH", workspace + "/policy", user, full, s.patchPolicy},
+		{"GET", workspace + "/settings", user, reading, s.getSettings},
+		{"PATCH", workspace + "/settings", user, full, s.patchSettings},
 		{"POST", workspace + "/notice", user, full, s.postNotice},
 		{"DELETE", workspace + "/notice", user, full, s.deleteNotice},
 		{"POST", workspace + "/token", user, full, s.rotateToken},

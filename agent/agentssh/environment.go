@@ -241,6 +241,10 @@ func (s *session) motd() []byte {
 	if _, err := os.Stat(filepath.Join(currentAccount().home, ".hushlogin")); err == nil {
 		return nil
 	}
+	// A named pipe would wait for who writes to it.
+	if info, err := os.Stat(s.settings.MOTDFile); err != nil || !info.Mode().IsRegular() {
+		return nil
+	}
 	f, err := os.Open(s.settings.MOTDFile)
 	if err != nil {
 		return nil

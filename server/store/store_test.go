@@ -266,6 +266,13 @@ func testOrders(t *testing.T, s *store.Store) {
 	require.NoError(t, s.SetNotice(ctx, dev.ID, store.Notice{}))
 	stored(store.Orders{})
 	require.ErrorIs(t, s.SetPolicy(ctx, "nothing", nil, nil), store.ErrNotFound)
+	for _, set := range []store.Settings{{Directory: "src", Environment: map[string]string{"A": "\"1\"=2", "B": ""}, MOTDFile: "/etc/motd"}, {}} {
+		require.NoError(t, s.SetSettings(ctx, dev.ID, set))
+		got, err := s.WorkspaceByID(ctx, dev.ID)
+		require.NoError(t, err)
+		require.Equal(t, set, got.Settings)
+	}
+	require.ErrorIs(t, s.SetSettings(ctx, "nothing", store.Settings{}), store.ErrNotFound)
 	require.ErrorIs(t, s.SetNotice(ctx, "nothing", notice), store.ErrNotFound)
 }
 

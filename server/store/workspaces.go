@@ -20,6 +20,7 @@ type Workspace struct {
 	CreatedAt      time.Time
 	Agent          AgentState
 	Orders         Orders
+	Settings       Settings
 }
 
 // AgentState is the last that is known of a workspace's agent.
@@ -36,7 +37,7 @@ type AgentState struct {
 const workspaceColumns = `workspaces.id, workspaces.owner_id, users.name, workspaces.name,
 	workspaces.agent_token_hash, workspaces.ssh_host_key, workspaces.created_at,
 	workspaces.agent_online, workspaces.agent_instance, workspaces.agent_seen_at,
-	workspaces.ending_reason, workspaces.ending_initiator, workspaces.ending_detail, ` + ordersColumns
+	workspaces.ending_reason, workspaces.ending_initiator, workspaces.ending_detail, ` + ordersColumns + `, ` + settingsColumns
 
 const workspaceFrom = ` FROM workspaces JOIN users ON users.id = workspaces.owner_id`
 
@@ -49,10 +50,14 @@ func scanWorkspace(scan func(dest ...any) error) (Workspace, error) {
 		reason, initiator sql.Null[uint8]
 		detail            string
 		orders            scannedOrders
+		settings          scannedSettings
 	)
 	err := scan(append([]any{&w.ID, &w.OwnerID, &w.OwnerName, &w.Name, &w.AgentTokenHash, &w.SSHHostKey, &created,
-		&w.Agent.Online, &w.Agent.Instance, &seen, &reason, &initiator, &detail}, orders.dest()...)...)
+		&w.Agent.Online, &w.Agent.Instance, &seen, &reason, &initiator, &detail}, append(orders.dest(), settings.dest()...)...)...)
 	if err != nil {
+		return Workspace{}, err
+	}
+	if w.Settings, err = settings.settings(); err != nil {
 		return Workspace{}, err
 	}
 	w.Orders = orders.orders()
