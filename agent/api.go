@@ -49,7 +49,7 @@ func (a *agent) serveAPI() {
 // newAPIServer returns the server of the API. What it does ends with ctx.
 func newAPIServer(ctx context.Context, config *agentcontextconfig.API, logger *slog.Logger) *http.Server {
 	return &http.Server{
-		Handler:           &apiHandler{config: config, reading: make(chan struct{}, maxAPIAnswers)},
+		Handler:           &apiHandler{config: config, reading: make(chan struct{}, maxAPIAnswers), speed: newSpeed()},
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 		ReadHeaderTimeout: apiReadTimeout, ReadTimeout: apiReadTimeout, WriteTimeout: apiTimeout, IdleTimeout: apiIdle,
 		MaxHeaderBytes: maxAPIHeader,
@@ -57,10 +57,11 @@ func newAPIServer(ctx context.Context, config *agentcontextconfig.API, logger *s
 	}
 }
 
-// apiHandler answers the one request that there is.
+// apiHandler answers the requests that there are.
 type apiHandler struct {
 	config  *agentcontextconfig.API
 	reading chan struct{} // has a place for each answer whose files are being read
+	speed   *speed
 }
 
 // ServeHTTP implements [http.Handler].
@@ -69,6 +70,9 @@ func (h *apiHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	switch {
+	case r.URL.Path == proto.SpeedPath:
+		h.speed.ServeHTTP(w, r)
+		return
 	case r.URL.Path != proto.ContextConfigPath:
 		refuse(w, http.StatusNotFound, sdk.CodeNotFound, "there is nothing at this path")
 		return

@@ -128,7 +128,7 @@ func TestExitCodesAreDocumented(t *testing.T) {
 // TestListsAndProbesSpeakJSON walks the tree: whoever tells something can tell it to a
 // program.
 func TestListsAndProbesSpeakJSON(t *testing.T) {
-	tells := []string{"ls", "list", "ping", "netcheck", "check", "version", "whoami"}
+	tells := []string{"ls", "list", "ping", "netcheck", "speedtest", "check", "version", "whoami"}
 	seen := 0
 	for _, cmd := range commands(t) {
 		if slices.Contains(tells, cmd.Name()) {

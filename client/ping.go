@@ -288,3 +288,20 @@ func IsOffline(err error) bool {
 	var refused *tailnet.RefusedError
 	return errors.As(err, &refused) && refused.Code == proto.Refusal_AGENT_OFFLINE
 }
+
+// AwaitDirect pings until an answer came over a direct path, at most for d.
+func (w *Workspace) AwaitDirect(ctx context.Context, d time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	for ctx.Err() == nil {
+		if _, path, err := w.Ping(ctx); err != nil || path.Kind == PathDirect {
+			return // an error is the end of ctx
+		}
+		timer := time.NewTimer(50 * time.Millisecond)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+		}
+	}
+}
