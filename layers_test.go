@@ -61,6 +61,7 @@ var floors = []struct {
 		"disconnect/wire",
 		"disconnect/verdict",
 		"sshend",
+		"hostclock",
 		"httpport",
 		"metrics",
 		"telemetry",

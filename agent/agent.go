@@ -219,7 +219,10 @@ func (a *agent) init() error {
 		OutageLimit: a.opts.OutageLimit,
 		OnGoodbye:   a.clientSaidGoodbye,
 		OnSilence:   a.clientIsSilent,
-		Terminals:   terminals{a}.names,
+		Kick:        a.kickPeer,
+
+		OnInterruption: a.clientInterrupted,
+		Terminals:      terminals{a}.names,
 	})
 	a.terminals = reconnectingpty.New(reconnectingpty.Config{Logger: a.logger, DetachedLimit: a.opts.DetachedLimit})
 	a.ssh = agentssh.New(agentssh.Config{

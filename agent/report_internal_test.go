@@ -316,3 +316,47 @@ func TestReportsAreBounded(t *testing.T) {
 	require.Empty(t, uut.begun)
 	require.Empty(t, uut.reportRecords)
 }
+
+// TestInterruptionsAreReported: between the beginning and the end, also by the next life,
+// and they are no ends.
+func TestInterruptionsAreReported(t *testing.T) {
+	a := newLife(t, t.TempDir())
+	lost := disconnect.Attribution{ConnectType: disconnect.AgentToClient, Reason: disconnect.NetworkTimeout, Initiator: disconnect.Network}
+	done := a.trackConnection(&proto.Connection{Id: id(1)})
+	began := time.Now().Add(-time.Minute)
+	interrupt := func(n byte) { a.queueInterruption(uuid.UUID(id(n)), lost, began, 20*time.Second) }
+	interrupt(1)
+	interrupt(2) // nobody knows it
+	require.True(t, a.anyOpen())
+	require.NoError(t, a.reportsDelivered(2, 0))
+	require.Len(t, a.knownConnections(), 1, "it is open")
+	interrupt(1)
+	b := newLife(t, killed(t, a))
+	actions := func(q *agent) (all []proto.Connection_Action) {
+		for _, r := range q.nextReports(maxReports) {
+			all = append(all, r.GetConnection().GetAction())
+		}
+		return all
+	}
+	// The first was acknowledged; it stays forgotten.
+	require.Equal(t, []proto.Connection_Action{proto.Connection_CONNECT, proto.Connection_INTERRUPTION, proto.Connection_DISCONNECT}, actions(b))
+	told := b.nextReports(maxReports)[1].GetConnection()
+	require.WithinDuration(t, began, told.GetInterruptedAt().AsTime(), 0)
+	require.Equal(t, 20*time.Second, told.GetTimestamp().AsTime().Sub(told.GetInterruptedAt().AsTime()))
+
+	require.NoError(t, b.closeReports())
+
+	a = newLife(t, t.TempDir())
+	done = a.trackConnection(&proto.Connection{Id: id(1)})
+	for range 2 * maxInterruptions {
+		interrupt(1)
+	}
+	require.Len(t, a.nextReports(maxReports), 1+maxInterruptions)
+	done(agentssh.Ended{Attribution: lost}, nil)
+	interrupt(1)
+	require.Equal(t, proto.Connection_DISCONNECT, actions(a)[len(actions(a))-1], "it had its number")
+	require.NoError(t, a.reportsDelivered(a.reportsPending(), 0))
+	require.Empty(t, a.knownConnections())
+	require.Empty(t, a.reportRecords)
+	require.NoError(t, a.closeReports())
+}

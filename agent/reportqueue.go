@@ -45,6 +45,8 @@ type beginning struct {
 	report *proto.ReportConnectionRequest
 	record uint64
 	ended  bool
+	// interruptions counts those that were reported.
+	interruptions int
 }
 
 // queueConnect queues the beginning of a connection and keeps a place for its end. It reports
@@ -60,6 +62,27 @@ func (q *reportQueue) queueConnect(open *proto.Connection) bool {
 	}
 	q.addLocked(&proto.ReportConnectionRequest{Connection: open})
 	return true
+}
+
+// maxInterruptions bounds those that are reported of one connection. All are in the log.
+const maxInterruptions = 100
+
+// queueInterruption queues a time in which an open connection's client was silent, if
+// there is room for it beside what begins and ends.
+func (q *reportQueue) queueInterruption(id uuid.UUID, attr disconnect.Attribution, from time.Time, lasted time.Duration) {
+	q.reportMu.Lock()
+	defer q.reportMu.Unlock()
+	b := q.begun[id]
+	if b.report == nil || b.interruptions == maxInterruptions || len(q.reportConnections)+q.openReports+1 > maxReports {
+		return
+	}
+	b.interruptions++
+	q.begun[id] = b
+	open := b.report.GetConnection()
+	q.addLocked(&proto.ReportConnectionRequest{Connection: &proto.Connection{
+		Id: open.GetId(), Type: open.GetType(), Action: proto.Connection_INTERRUPTION,
+		InterruptedAt: timestamppb.New(from), Timestamp: timestamppb.New(from.Add(lasted)), Attribution: wire.FromAttribution(attr),
+	}})
 }
 
 // queueDisconnect queues the end of a connection that has begun.
@@ -107,10 +130,13 @@ func (q *reportQueue) takeLocked(report *proto.ReportConnectionRequest, record u
 	if q.begun == nil {
 		q.begun, q.reportRecords = make(map[uuid.UUID]beginning), make(map[*proto.ReportConnectionRequest]uint64)
 	}
-	if c.GetAction() == proto.Connection_CONNECT {
+	switch c.GetAction() {
+	case proto.Connection_CONNECT:
 		q.begun[id] = beginning{report: report, record: record}
 		q.openReports++
-	} else {
+	case proto.Connection_INTERRUPTION:
+		q.reportRecords[report] = record
+	default:
 		if b := q.begun[id]; b.report != nil && !b.ended {
 			b.ended = true
 			q.begun[id] = b
@@ -144,6 +170,10 @@ func (q *reportQueue) reportsDelivered(n, refused int) error {
 		}
 		id := uuid.UUID(c.GetId())
 		release = append(release, q.reportRecords[report])
+		if c.GetAction() == proto.Connection_INTERRUPTION {
+			delete(q.reportRecords, report)
+			continue
+		}
 		if b := q.begun[id]; b.report != nil {
 			release = append(release, b.record)
 		}

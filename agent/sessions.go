@@ -1,6 +1,8 @@
 package agent
 
 import (
+	"context"
+	"log/slog"
 	"net"
 	"net/netip"
 
@@ -8,6 +10,7 @@ import (
 
 	"fairlead.dev/fairlead/agent/agentssh"
 	"fairlead.dev/fairlead/agent/proto"
+	"fairlead.dev/fairlead/companion"
 	"fairlead.dev/fairlead/disconnect"
 	"fairlead.dev/fairlead/tailnet"
 	tailnetproto "fairlead.dev/fairlead/tailnet/proto"
@@ -153,6 +156,24 @@ func (a *agent) peerRemoved(key tailnetproto.NodeKey, why disconnect.Goodbye) {
 // clientIsSilent ends the sessions of a client that was away for too long.
 func (a *agent) clientIsSilent(peer netip.Addr, attr disconnect.Attribution) {
 	a.ssh.EndPeer(peer, attr)
+}
+
+// clientInterrupted writes down that a client was silent for a while.
+func (a *agent) clientInterrupted(peer netip.Addr, i companion.Interruption) {
+	i.Attribution.Log(context.Background(), a.logger, "connection interrupted", slog.String("peer", peer.String()),
+		slog.Any("connection_ids", i.Connections), slog.Time("began", i.Began), slog.Duration("duration", i.Duration))
+	for _, text := range i.Connections {
+		if id, err := uuid.Parse(text); err == nil {
+			a.queueInterruption(id, i.Attribution, i.Began, i.Duration)
+		}
+	}
+}
+
+// kickPeer tries to reach a client that is silent.
+func (a *agent) kickPeer(peer netip.Addr) {
+	if key, ok := a.node.PeerByAddr(peer); ok {
+		a.node.Kick(key)
+	}
 }
 
 func addrPort(addr net.Addr) netip.AddrPort {

@@ -302,6 +302,10 @@ func printConnection(s streams, c sdk.Connection) error {
 	if c.Revision > 0 {
 		line("revision", strconv.Itoa(c.Revision))
 	}
+	for _, i := range c.Interruptions {
+		lasted := time.Duration(i.Seconds * float64(time.Second)).Round(time.Second)
+		line("interruption", fmt.Sprintf("%s for %v: %s by %s, expected=%t, %s", stamp(&i.BeganAt), lasted, i.Reason, i.Initiator, i.Expected, i.Detail))
+	}
 	return w.Flush()
 }
 

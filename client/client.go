@@ -328,6 +328,7 @@ func (c *Client) workspaceConfig(name string, tunnel tailnet.Tunnel) workspaceCo
 		packets:  peerPackets{c.node, tunnel.Key},
 		instance: c.options.Instance, version: c.options.Version,
 		logger: c.logger, outageLimit: c.options.OutageLimit,
+		kick: func() { c.node.Kick(tunnel.Key) },
 	}
 }
 

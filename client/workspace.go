@@ -33,6 +33,7 @@ type workspaceConfig struct {
 	logger            *slog.Logger
 	heartbeat         time.Duration // 0: the companion's default
 	outageLimit       time.Duration
+	kick              func() // tries to reach an agent that is silent; nil: nothing does
 }
 
 // Workspace is the way to one workspace's agent: its SSH port, and the companion
@@ -58,6 +59,7 @@ func openWorkspace(ctx context.Context, config workspaceConfig, adopt func(*Work
 		Dial:     config.dialCompanion,
 		Instance: config.instance, Version: config.version, Logger: config.logger,
 		Heartbeat: config.heartbeat, OutageLimit: config.outageLimit,
+		OnInterruption: w.interrupted, Kick: config.kick,
 	})
 	if adopt != nil {
 		adopt(w)
@@ -119,6 +121,13 @@ func (w *Workspace) OutageLimit() time.Duration {
 // Terminals names the terminals that the agent kept for our user when it was last heard,
 // or some of them.
 func (w *Workspace) Terminals() []string { return w.watch.Terminals() }
+
+// interrupted writes down that the agent was silent for a while.
+func (w *Workspace) interrupted(i companion.Interruption) {
+	i.Attribution.Log(context.Background(), w.config.logger, "connection interrupted",
+		slog.String("workspace", disconnect.Scrub(w.config.name)), slog.Any("connection_ids", i.Connections),
+		slog.Time("began", i.Began), slog.Duration("duration", i.Duration))
+}
 
 // DialSSH opens a connection to the agent's SSH port for raw use. The caller owns it.
 func (w *Workspace) DialSSH(ctx context.Context) (net.Conn, error) {

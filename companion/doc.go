@@ -5,7 +5,9 @@
 //
 // The agent runs one [Host], the client one [Watch] per agent. A Watch outlives any
 // single stream: it dials again until the agent is proved gone or was silent for
-// longer than the outage limit, and then says which of the two it was.
+// longer than the outage limit, and then says which of the two it was. What is shorter is
+// an [Interruption]: each end records the silence of the other, and confesses to it when
+// it slept or stood still itself.
 //
 // On the wire a frame is a uvarint length and one proto.CompanionFrame of at most
 // 64 KiB. The agent speaks first, so that a client that meets another life of the

@@ -108,6 +108,12 @@ func endedFrame(id string, a disconnect.Attribution, exitCode int) *proto.Compan
 	return &proto.CompanionFrame{Frame: &proto.CompanionFrame_Ended{Ended: ended}}
 }
 
+func explanationFrame(a disconnect.Attribution) *proto.CompanionFrame {
+	return &proto.CompanionFrame{Frame: &proto.CompanionFrame_Explanation{Explanation: &proto.CompanionExplanation{
+		Attribution: wire.FromAttribution(a),
+	}}}
+}
+
 // checkHello validates the first frame of the other end.
 func checkHello(frame *proto.CompanionFrame) (*proto.CompanionHello, error) {
 	hello := frame.GetHello()

@@ -12,6 +12,7 @@ import (
 
 	"fairlead.dev/fairlead/disconnect"
 	"fairlead.dev/fairlead/disconnect/wire"
+	"fairlead.dev/fairlead/hostclock"
 )
 
 const (
@@ -44,6 +45,14 @@ type HostConfig struct {
 	// Terminals names the terminals that are kept for the user of a client, who is told;
 	// nil: there are none. It must not block.
 	Terminals func(peer netip.Addr) []string
+	// OnInterruption is told of each silence of a client that its connections survived,
+	// once it is over and explained as far as that is possible. It must not block.
+	OnInterruption func(peer netip.Addr, i Interruption)
+	// Kick is called every second or so while a client is silent: it should try to reach
+	// it. It must not block.
+	Kick func(peer netip.Addr)
+	// Clock is the host's clock; nil means [hostclock.Now].
+	Clock func() hostclock.Reading
 }
 
 // Host is the agent's end: it serves the companion streams of all clients, and
@@ -71,6 +80,15 @@ func NewHost(config HostConfig) *Host {
 	}
 	if config.Logger == nil {
 		config.Logger = slog.New(slog.DiscardHandler)
+	}
+	if config.OnInterruption == nil {
+		config.OnInterruption = func(netip.Addr, Interruption) {}
+	}
+	if config.Kick == nil {
+		config.Kick = func(netip.Addr) {}
+	}
+	if config.Clock == nil {
+		config.Clock = hostclock.Now
 	}
 	return &Host{
 		config:    config,
@@ -175,7 +193,7 @@ func (h *Host) serve(s *stream, from netip.Addr) {
 			h.left(p, s, wire.ToGoodbye(g).From(disconnect.Client))
 			return
 		}
-		h.heard(p)
+		h.heard(p, frame)
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"fairlead.dev/fairlead/disconnect"
+	"fairlead.dev/fairlead/hostclock"
 )
 
 // network carries streams from one client address to whichever listener holds the
@@ -115,14 +116,55 @@ func (l *pipeListener) Accept() (net.Conn, error) {
 func (l *pipeListener) Close() error   { l.once.Do(func() { close(l.closed) }); return nil }
 func (l *pipeListener) Addr() net.Addr { return &net.TCPAddr{} }
 
+// testClock is the clock of one machine in a bubble. It can stand still while the bubble's
+// time goes on, as a machine does that sleeps, or a process that is stopped.
+type testClock struct {
+	mu     sync.Mutex // guards all below
+	began  time.Time
+	slept  time.Duration
+	frozen hostclock.Reading // not zero: it stands still
+}
+
+func newTestClock() *testClock { return &testClock{began: time.Now().Add(-time.Hour)} }
+
+func (c *testClock) now() hostclock.Reading {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.frozen != (hostclock.Reading{}) {
+		return c.frozen
+	}
+	boot := time.Since(c.began)
+	return hostclock.Reading{Boot: boot, Awake: boot - c.slept}
+}
+
+func (c *testClock) freeze() {
+	now := c.now()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.frozen = now
+}
+
+// thaw goes on. If the machine slept, its clock without sleep has not moved.
+func (c *testClock) thaw(slept bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if slept {
+		c.slept += time.Since(c.began) - c.frozen.Boot
+	}
+	c.frozen = hostclock.Reading{}
+}
+
 // testHost is a host with what it reported.
 type testHost struct {
 	*Host
-	goodbyes chan disconnect.Goodbye
-	silences chan disconnect.Attribution
-	served   chan struct{} // closed when Serve returned
-	err      error         // what Serve returned
-	listener *pipeListener
+	clock         *testClock
+	interruptions chan Interruption
+	kicks         atomic.Int64
+	goodbyes      chan disconnect.Goodbye
+	silences      chan disconnect.Attribution
+	served        chan struct{} // closed when Serve returned
+	err           error         // what Serve returned
+	listener      *pipeListener
 }
 
 func startHost(n *network, instance string) *testHost {
@@ -131,11 +173,14 @@ func startHost(n *network, instance string) *testHost {
 		silences: make(chan disconnect.Attribution, 8),
 		served:   make(chan struct{}),
 		listener: n.listen(),
+		clock:    newTestClock(), interruptions: make(chan Interruption, 64),
 	}
 	h.Host = NewHost(HostConfig{
 		Instance:  instance,
 		OnGoodbye: func(_ netip.Addr, g disconnect.Goodbye) { h.goodbyes <- g },
 		OnSilence: func(_ netip.Addr, a disconnect.Attribution) { h.silences <- a },
+		Clock:     h.clock.now, Kick: func(netip.Addr) { h.kicks.Add(1) },
+		OnInterruption: func(_ netip.Addr, i Interruption) { h.interruptions <- i },
 	})
 	go func() { defer close(h.served); h.err = h.Serve(h.listener) }()
 	return h
@@ -165,7 +210,7 @@ var (
 )
 
 func startWatch(n *network) *Watch {
-	return NewWatch(WatchConfig{Dial: n.dial, Instance: "client-1"})
+	return NewWatch(WatchConfig{Dial: n.dial, Instance: "client-1", Clock: newTestClock().now})
 }
 
 // session runs f in a bubble with a host "agent-1" and a watch that knows it.

@@ -11,6 +11,7 @@ import (
 
 	"fairlead.dev/fairlead/agent/proto"
 	"fairlead.dev/fairlead/disconnect"
+	"fairlead.dev/fairlead/disconnect/wire"
 )
 
 const (
@@ -31,7 +32,7 @@ type peer struct {
 	gone     chan struct{} // closed when the peer ended
 	instance string        // empty before the first hello
 	stream   *stream       // nil while there is none
-	heardAt  time.Time
+	vigil    *vigil
 	flows    map[uint16]*use // by the client's port, those with anything open
 	recent   []remembered
 
@@ -67,6 +68,15 @@ func (p *peer) useOf(port uint16) *use {
 		p.flows[port] = u
 	}
 	return u
+}
+
+// open returns the ids of all that is open.
+func (p *peer) open() (ids []string) {
+	for _, u := range p.flows {
+		ids = append(append(ids, u.open...), u.held...)
+	}
+	slices.Sort(ids)
+	return ids
 }
 
 // rename tells the client when its connection has another name now, and forgets a
@@ -107,7 +117,10 @@ func (h *Host) peerLocked(addr netip.Addr) *peer {
 		return p
 	}
 	h.forgetEndedLocked()
-	p := &peer{addr: addr, gone: make(chan struct{}), heardAt: time.Now(), flows: make(map[uint16]*use)}
+	p := &peer{
+		addr: addr, gone: make(chan struct{}), flows: make(map[uint16]*use),
+		vigil: newVigil(disconnect.Agent, disconnect.Client, h.config.Heartbeat, h.config.Heartbeat, h.config.Clock()),
+	}
 	h.peers[addr] = p
 	h.tasks.Go(func() { h.clock(p) })
 	return p
@@ -116,6 +129,12 @@ func (h *Host) peerLocked(addr netip.Addr) *peer {
 // attach makes s the stream of the client at addr. It returns a nil peer and the
 // ending when that very instance had ended before.
 func (h *Host) attach(addr netip.Addr, instance string, s *stream) (*peer, disconnect.Attribution) {
+	h.mu.Lock()
+	known := h.peers[addr]
+	h.mu.Unlock()
+	if known != nil {
+		h.expire(known) // it comes too late, though nobody has looked yet
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	p := h.peers[addr]
@@ -139,7 +158,8 @@ func (h *Host) attach(addr netip.Addr, instance string, s *stream) (*peer, disco
 	if p.stream != nil {
 		p.stream.cut()
 	}
-	p.instance, p.stream, p.heardAt = instance, s, time.Now()
+	p.instance, p.stream = instance, s
+	h.hearLocked(p)
 	for _, r := range p.recent {
 		s.send(r.flow)
 		s.send(r.ended)
@@ -159,10 +179,37 @@ func (h *Host) detach(p *peer, s *stream) {
 	}
 }
 
-func (h *Host) heard(p *peer) {
+// heard takes in a frame of the client. One that comes after the outage limit is too
+// late, also if nobody has looked at the clock since.
+func (h *Host) heard(p *peer, frame *proto.CompanionFrame) {
+	if h.expire(p) {
+		return
+	}
 	h.mu.Lock()
-	defer h.mu.Unlock()
-	p.heardAt = time.Now()
+	h.hearLocked(p)
+	if e := frame.GetExplanation(); e != nil {
+		p.vigil.explained(wire.ToAttribution(e.GetAttribution()))
+	}
+	ready := p.vigil.ripe(h.config.Clock())
+	h.mu.Unlock()
+	h.interrupted(p, ready)
+}
+
+// hearLocked takes note of a life sign, and tells the client if a silence was ours.
+func (h *Host) hearLocked(p *peer) {
+	confession := p.vigil.hear(h.config.Clock(), p.open)
+	if confession != nil && p.stream != nil {
+		p.stream.send(explanationFrame(*confession))
+	}
+}
+
+// interrupted passes on interruptions that befell connections.
+func (h *Host) interrupted(p *peer, all []Interruption) {
+	for _, i := range all {
+		if len(i.Connections) > 0 {
+			h.config.OnInterruption(p.addr, i)
+		}
+	}
 }
 
 // left records a goodbye. The stream is cut, which tells the client that its word
@@ -217,9 +264,15 @@ func (h *Host) givenUp(p *peer, a disconnect.Attribution) {
 	}
 }
 
-// clock waits until p is gone or was silent for longer than the outage limit.
+// clock watches over p until it is gone, or was silent for longer than the outage limit.
 func (h *Host) clock(p *peer) {
-	timer := time.NewTimer(h.config.OutageLimit)
+	defer func() {
+		h.mu.Lock()
+		rest := p.vigil.rest()
+		h.mu.Unlock()
+		h.interrupted(p, rest)
+	}()
+	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
 		select {
@@ -227,32 +280,68 @@ func (h *Host) clock(p *peer) {
 			return
 		case <-timer.C:
 		}
-		h.mu.Lock()
-		left := h.config.OutageLimit - time.Since(p.heardAt)
-		if left > 0 {
-			h.mu.Unlock()
-			timer.Reset(left)
-			continue
-		}
-		if p.instance == "" && len(p.flows) == 0 {
-			// It never said hello and has nothing open: there is nothing to end.
-			delete(h.peers, p.addr)
-			h.mu.Unlock()
+		if h.expire(p) {
 			return
 		}
-		a := disconnect.Attribution{
-			ConnectType: disconnect.AgentToClient,
-			Reason:      disconnect.NetworkTimeout,
-			Initiator:   disconnect.Network,
-			Detail:      fmt.Sprintf("nothing heard from the client for %v", h.config.OutageLimit),
-		}
-		first, s := h.endLocked(p, a), p.stream
+		h.mu.Lock()
+		now := h.config.Clock()
+		p.vigil.look(now)
+		ready, noticed, silence, open := p.vigil.ripe(now), p.vigil.notice(now), p.vigil.silence(now), len(p.flows) > 0
 		h.mu.Unlock()
-		if first {
-			h.giveUp(p, s, a)
+		h.interrupted(p, ready)
+		if noticed && open {
+			h.config.Logger.Info("a client is not heard", "peer", p.addr.String(), "silent_for", silence.Round(time.Second))
 		}
-		return
+		timer.Reset(min(pace(silence, h.config.Heartbeat), h.config.OutageLimit-silence))
+		if missed(silence, h.config.Heartbeat) {
+			h.config.Kick(p.addr)
+		}
 	}
+}
+
+// missed reports whether a heartbeat should have come.
+func missed(silence, beat time.Duration) bool { return silence >= 3*beat/2 }
+
+// pace is when to look again.
+func pace(silence, beat time.Duration) time.Duration {
+	if missed(silence, beat) {
+		return min(beat, time.Second)
+	}
+	return min(beat, 3*beat/2-silence)
+}
+
+// expire ends p if it was silent for the outage limit, and reports whether it is over.
+func (h *Host) expire(p *peer) (over bool) {
+	h.mu.Lock()
+	now := h.config.Clock()
+	if p.ended || p.vigil.silence(now) < h.config.OutageLimit {
+		over = p.ended
+		h.mu.Unlock()
+		return over
+	}
+	if p.instance == "" && len(p.flows) == 0 {
+		// It never said hello and has nothing open: there is nothing to end.
+		h.endLocked(p, disconnect.Attribution{})
+		delete(h.peers, p.addr)
+		h.mu.Unlock()
+		return true
+	}
+	p.vigil.look(now)
+	a := disconnect.Attribution{
+		ConnectType: disconnect.AgentToClient,
+		Reason:      disconnect.NetworkTimeout,
+		Initiator:   disconnect.Network,
+		Detail:      fmt.Sprintf("nothing heard from the client for %v", h.config.OutageLimit),
+	}
+	if own, known := p.vigil.own(); known {
+		a = own
+		a.Detail += fmt.Sprintf(", longer than the outage limit of %v", h.config.OutageLimit)
+	}
+	h.endLocked(p, a)
+	s := p.stream
+	h.mu.Unlock()
+	h.giveUp(p, s, a)
+	return true
 }
 
 // giveUp reports a silent client, and tells it so in case it can hear us.

@@ -14,6 +14,7 @@ import (
 	"fairlead.dev/fairlead/agent/proto"
 	"fairlead.dev/fairlead/disconnect"
 	"fairlead.dev/fairlead/disconnect/wire"
+	"fairlead.dev/fairlead/hostclock"
 )
 
 const (
@@ -42,6 +43,14 @@ type WatchConfig struct {
 	Heartbeat time.Duration
 	// OutageLimit is how long the agent may be silent; 0 means [DefaultOutageLimit].
 	OutageLimit time.Duration
+	// OnInterruption is told of each silence of the agent that the watch survived, once it
+	// is over and explained as far as that is possible. It must not block.
+	OnInterruption func(Interruption)
+	// Kick is called every second or so while the agent is silent: it should try to reach
+	// it. It must not block.
+	Kick func()
+	// Clock is the host's clock; nil means [hostclock.Now].
+	Clock func() hostclock.Reading
 }
 
 // Watch is the client's end: it keeps a companion stream to one agent, dials again
@@ -59,7 +68,7 @@ type Watch struct {
 
 	mu          sync.Mutex // guards all below
 	instance    string     // the agent's life that this watch began with
-	heardAt     time.Time
+	vigil       *vigil
 	replaced    time.Time
 	stream      *stream
 	presences   map[string]presence // by instance id
@@ -90,6 +99,15 @@ func NewWatch(config WatchConfig) *Watch {
 	if config.Logger == nil {
 		config.Logger = slog.New(slog.DiscardHandler)
 	}
+	if config.OnInterruption == nil {
+		config.OnInterruption = func(Interruption) {}
+	}
+	if config.Kick == nil {
+		config.Kick = func() {}
+	}
+	if config.Clock == nil {
+		config.Clock = hostclock.Now
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	w := &Watch{
 		config:      config,
@@ -99,7 +117,7 @@ func NewWatch(config WatchConfig) *Watch {
 		done:        make(chan struct{}),
 		recheck:     make(chan struct{}, 1),
 		redial:      make(chan struct{}, 1),
-		heardAt:     time.Now(),
+		vigil:       newVigil(disconnect.Client, disconnect.Agent, config.Heartbeat, config.Heartbeat, config.Clock()),
 		presences:   make(map[string]presence),
 		connections: make(map[uint16]string),
 		endings:     make(map[string]connectionEnding),
@@ -151,10 +169,10 @@ func (w *Watch) WaitHello(ctx context.Context) error {
 func (w *Watch) Interrupted() (since time.Time, interrupted bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.ended || time.Since(w.heardAt) <= 2*w.config.Heartbeat {
+	if w.ended || w.vigil.silence(w.config.Clock()) <= 2*w.config.Heartbeat {
 		return time.Time{}, false
 	}
-	return w.heardAt, true
+	return w.vigil.heardAt, true
 }
 
 // Terminals names the terminals that the agent kept for our user when it was last heard,
@@ -282,7 +300,7 @@ func (w *Watch) WaitEnded(ctx context.Context, localPort uint16) (disconnect.Att
 func (w *Watch) Heard(ctx context.Context, t time.Time) bool {
 	for {
 		w.mu.Lock()
-		heard := w.heardAt.After(t) && w.instance != ""
+		heard := w.vigil.heardAt.After(t) && w.instance != ""
 		changed := w.changed
 		w.mu.Unlock()
 		if heard {
@@ -360,6 +378,12 @@ func (w *Watch) endLocked(a disconnect.Attribution) bool {
 
 // clock weighs the evidence whenever there is new, and when time itself is some.
 func (w *Watch) clock() {
+	defer func() {
+		w.mu.Lock()
+		rest := w.vigil.rest()
+		w.mu.Unlock()
+		w.interrupted(rest)
+	}()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -373,17 +397,37 @@ func (w *Watch) clock() {
 		if over {
 			return
 		}
-		timer.Reset(time.Until(next))
+		w.mu.Lock()
+		now := w.config.Clock()
+		ready, noticed, silence := w.vigil.ripe(now), w.vigil.notice(now), w.vigil.silence(now)
+		w.mu.Unlock()
+		w.interrupted(ready)
+		if noticed {
+			w.config.Logger.Info("the agent is not heard", "silent_for", silence.Round(time.Second))
+		}
+		timer.Reset(min(time.Until(next), pace(silence, w.config.Heartbeat)))
+		if missed(silence, w.config.Heartbeat) {
+			w.config.Kick()
+		}
 	}
 }
 
-// weigh ends the watch if the evidence suffices.
+func (w *Watch) interrupted(all []Interruption) {
+	for _, i := range all {
+		w.config.OnInterruption(i)
+	}
+}
+
+// weigh ends the watch if the evidence suffices. The outage limit counts the time in
+// which this process was there to hear.
 func (w *Watch) weigh() (next time.Time, over bool) {
 	w.mu.Lock()
+	w.vigil.look(w.config.Clock())
+	now := time.Now()
 	e := evidence{
 		limit:    w.config.OutageLimit,
 		stale:    staleBeats * w.config.Heartbeat,
-		heardAt:  w.heardAt,
+		heardAt:  now.Add(-w.vigil.awake),
 		replaced: w.replaced,
 		known:    w.instance != "",
 	}
@@ -391,7 +435,7 @@ func (w *Watch) weigh() (next time.Time, over bool) {
 		e.server = w.presences[w.instance]
 		e.successor = w.successor != "" && w.successor != w.instance
 	}
-	a, over, next := e.judge(time.Now())
+	a, over, next := e.judge(now)
 	if over {
 		w.endLocked(a)
 	}
@@ -492,16 +536,26 @@ func (w *Watch) greet(s *stream, instance string) bool {
 		nudge(w.recheck)
 		return false
 	}
-	w.heardAt, w.stream = time.Now(), s
-	close(w.changed)
-	w.changed = make(chan struct{})
+	w.stream = s
 	s.send(helloFrame(w.config.Instance, w.config.Version))
+	w.hearLocked()
 	return true
 }
 
-// dismissed records the agent's goodbye. Who leaves after it only answers.
+// dismissed records the agent's goodbye. Who leaves after it only answers. An agent that
+// had heard nothing for too long cannot know that we slept.
 func (w *Watch) dismissed(g *wire.Goodbye) {
-	if w.end(wire.ToGoodbye(g).From(disconnect.Agent).On(disconnect.AgentToClient)) {
+	a := wire.ToGoodbye(g).From(disconnect.Agent).On(disconnect.AgentToClient)
+	w.mu.Lock()
+	now := w.config.Clock()
+	w.vigil.look(now)
+	if own, known := w.vigil.lately(now); known && a.Reason == disconnect.NetworkTimeout {
+		a.Reason, a.Initiator = own.Reason, own.Initiator
+		a.Detail = disconnect.Scrub(own.Detail + "; the agent had given up: " + a.Detail)
+	}
+	first := w.endLocked(a)
+	w.mu.Unlock()
+	if first {
 		w.cancel()
 	}
 }
@@ -527,16 +581,37 @@ func (w *Watch) broken(err error) {
 	}
 }
 
+// hearLocked takes note of a life sign, and tells the agent if a silence was ours.
+func (w *Watch) hearLocked() {
+	confession := w.vigil.hear(w.config.Clock(), w.openLocked)
+	if confession != nil && w.stream != nil {
+		w.stream.send(explanationFrame(*confession))
+	}
+	close(w.changed)
+	w.changed = make(chan struct{})
+}
+
+// openLocked returns the ids of the connections that the agent has not called ended.
+func (w *Watch) openLocked() (ids []string) {
+	for _, id := range w.connections {
+		if _, ended := w.endings[id]; !ended {
+			ids = append(ids, id)
+		}
+	}
+	slices.Sort(ids)
+	return ids
+}
+
 // heard takes in what the agent said.
 func (w *Watch) heard(frame *proto.CompanionFrame) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.heardAt = time.Now()
-	close(w.changed)
-	w.changed = make(chan struct{})
+	w.hearLocked()
 	switch {
 	case frame.GetHeartbeat() != nil:
 		w.terminals = usable(frame.GetHeartbeat().GetTerminals())
+	case frame.GetExplanation() != nil:
+		w.vigil.explained(wire.ToAttribution(frame.GetExplanation().GetAttribution()))
 	case frame.GetFlow() != nil:
 		f := frame.GetFlow()
 		if !validID(f.GetConnectionId()) || f.GetClientPort() > 65535 {

@@ -144,6 +144,15 @@ func ReservedReasons() iter.Seq2[Reason, string] {
 	}
 }
 
+// MayInterrupt reports whether a connection may be interrupted for that reason and go on.
+func (r Reason) MayInterrupt() bool {
+	switch r {
+	case PathMigrated, Suspended, ServerShutdown:
+		return true
+	}
+	return PeerCrashed <= r && r <= HostPaused || NetworkError <= r && r < ProtocolError
+}
+
 // String returns the reason's word, or "reason(N)" for a number outside the set.
 func (r Reason) String() string {
 	if info := reasonByNumber[r]; info != nil {

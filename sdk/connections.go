@@ -50,6 +50,21 @@ type Connection struct {
 	// The same times by the clock of the agent; null when the server saw it itself.
 	ObservedConnectedAt    *time.Time `json:"observed_connected_at"`
 	ObservedDisconnectedAt *time.Time `json:"observed_disconnected_at"`
+	// Interruptions are the times in which the client was not heard, and that the
+	// connection survived, oldest first. While rows are followed they are left out.
+	Interruptions []Interruption `json:"interruptions,omitempty"`
+}
+
+// Interruption is a time in which an end of a connection was not heard by the other. It
+// is no disconnect, though it has the same five fields.
+type Interruption struct {
+	BeganAt     time.Time `json:"began_at"`
+	Seconds     float64   `json:"seconds"`
+	ConnectType string    `json:"connect_type"`
+	Reason      string    `json:"disconnect_reason"`
+	Expected    bool      `json:"disconnect_expected"`
+	Initiator   string    `json:"disconnect_initiator"`
+	Detail      string    `json:"disconnect_detail"`
 }
 
 // ConnectionPage is a part of the connection log, the newest first.

@@ -195,8 +195,8 @@ func checkReport(c *proto.Connection) (connlog.Report, error) {
 	if err != nil {
 		return connlog.Report{}, err
 	}
-	if a := c.GetAction(); a != proto.Connection_CONNECT && a != proto.Connection_DISCONNECT {
-		return connlog.Report{}, errors.New("the action is neither CONNECT nor DISCONNECT")
+	if a := c.GetAction(); a < proto.Connection_CONNECT || a > proto.Connection_INTERRUPTION {
+		return connlog.Report{}, errors.New("the action is none of CONNECT, DISCONNECT and INTERRUPTION")
 	}
 	if _, known := proto.Connection_Type_name[int32(c.GetType())]; !known {
 		return connlog.Report{}, errors.New("the connection type is not known")
@@ -214,6 +214,13 @@ func checkReport(c *proto.Connection) (connlog.Report, error) {
 		UserName: disconnect.Scrub(c.GetPrincipal()), IP: disconnect.ScrubTo(c.GetIp(), maxIP),
 		ClientVersion: disconnect.ScrubTo(c.GetClientVersion(), maxClientVersion), Path: store.ConnPath(c.GetPath()),
 		BytesSent: count(c.GetBytesSent()), BytesReceived: count(c.GetBytesReceived()),
+	}
+	if c.GetAction() == proto.Connection_INTERRUPTION {
+		r.Interrupted, r.Ending = asTime(c.GetInterruptedAt()), reportedEnding(c)
+		if r.Interrupted.IsZero() || r.Interrupted.After(r.At) || !r.Ending.Reason.MayInterrupt() {
+			return connlog.Report{}, errors.New("the interruption has no beginning before its end, or no reason that an interruption may have")
+		}
+		return r, nil
 	}
 	if r.Ended {
 		r.Ending = reportedEnding(c)

@@ -43,6 +43,9 @@ func (s *Server) getConnections(w http.ResponseWriter, r *http.Request, p auth.P
 	if err != nil {
 		return err
 	}
+	if err := s.store.AddInterruptions(r.Context(), rows); err != nil {
+		return err
+	}
 	page := sdk.ConnectionPage{Connections: make([]sdk.Connection, 0, min(limit, len(rows)))}
 	for i, row := range rows {
 		if i == limit {
@@ -69,7 +72,11 @@ func (s *Server) getConnection(w http.ResponseWriter, r *http.Request, p auth.Pr
 	if err != nil {
 		return err
 	}
-	writeJSON(w, http.StatusOK, connectionOut(row))
+	rows := []store.Connection{row}
+	if err := s.store.AddInterruptions(r.Context(), rows); err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, connectionOut(rows[0]))
 	return nil
 }
 
@@ -115,6 +122,13 @@ func connectionOut(c store.Connection) sdk.Connection {
 		out.DisconnectedAt, out.ObservedDisconnectedAt = timeOrNil(c.DisconnectedAt), timeOrNil(c.EndObservedAt)
 		out.Reason, out.Expected, out.Initiator, out.Detail = &reason, &expected, &initiator, &detail
 		out.ExitCode = c.ExitCode
+	}
+	for _, i := range c.Interruptions {
+		out.Interruptions = append(out.Interruptions, sdk.Interruption{
+			BeganAt: i.Began, Seconds: i.Duration.Seconds(), ConnectType: c.ConnectType.String(),
+			Reason: i.Attribution.Reason.String(), Expected: i.Attribution.Expected(),
+			Initiator: i.Attribution.Initiator.String(), Detail: i.Attribution.Detail,
+		})
 	}
 	return out
 }

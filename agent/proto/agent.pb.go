@@ -32,6 +32,9 @@ const (
 	Connection_ACTION_UNSPECIFIED Connection_Action = 0
 	Connection_CONNECT            Connection_Action = 1
 	Connection_DISCONNECT         Connection_Action = 2
+	// INTERRUPTION: the client was silent from interrupted_at to timestamp, and the
+	// connection survived that; attribution says why. It ends nothing.
+	Connection_INTERRUPTION Connection_Action = 3
 )
 
 // Enum value maps for Connection_Action.
@@ -40,11 +43,13 @@ var (
 		0: "ACTION_UNSPECIFIED",
 		1: "CONNECT",
 		2: "DISCONNECT",
+		3: "INTERRUPTION",
 	}
 	Connection_Action_value = map[string]int32{
 		"ACTION_UNSPECIFIED": 0,
 		"CONNECT":            1,
 		"DISCONNECT":         2,
+		"INTERRUPTION":       3,
 	}
 )
 
@@ -357,6 +362,7 @@ type Connection struct {
 	// connected_at repeats the timestamp of CONNECT on DISCONNECT, so that each report
 	// stands for itself.
 	ConnectedAt   *timestamppb.Timestamp `protobuf:"bytes,15,opt,name=connected_at,json=connectedAt,proto3" json:"connected_at,omitempty"`
+	InterruptedAt *timestamppb.Timestamp `protobuf:"bytes,16,opt,name=interrupted_at,json=interruptedAt,proto3" json:"interrupted_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -492,6 +498,13 @@ func (x *Connection) GetBytesReceived() uint64 {
 func (x *Connection) GetConnectedAt() *timestamppb.Timestamp {
 	if x != nil {
 		return x.ConnectedAt
+	}
+	return nil
+}
+
+func (x *Connection) GetInterruptedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.InterruptedAt
 	}
 	return nil
 }
@@ -1254,7 +1267,7 @@ const file_agent_proto_agent_proto_rawDesc = "" +
 	"\x06orders\x18\a \x01(\v2\x19.fairlead.agent.v1.OrdersR\x06orders\x1a>\n" +
 	"\x10EnvironmentEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xde\x06\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xb3\a\n" +
 	"\n" +
 	"Connection\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12<\n" +
@@ -1274,12 +1287,14 @@ const file_agent_proto_agent_proto_rawDesc = "" +
 	"\n" +
 	"bytes_sent\x18\r \x01(\x04R\tbytesSent\x12%\n" +
 	"\x0ebytes_received\x18\x0e \x01(\x04R\rbytesReceived\x12=\n" +
-	"\fconnected_at\x18\x0f \x01(\v2\x1a.google.protobuf.TimestampR\vconnectedAt\"=\n" +
+	"\fconnected_at\x18\x0f \x01(\v2\x1a.google.protobuf.TimestampR\vconnectedAt\x12A\n" +
+	"\x0einterrupted_at\x18\x10 \x01(\v2\x1a.google.protobuf.TimestampR\rinterruptedAt\"O\n" +
 	"\x06Action\x12\x16\n" +
 	"\x12ACTION_UNSPECIFIED\x10\x00\x12\v\n" +
 	"\aCONNECT\x10\x01\x12\x0e\n" +
 	"\n" +
-	"DISCONNECT\x10\x02\"h\n" +
+	"DISCONNECT\x10\x02\x12\x10\n" +
+	"\fINTERRUPTION\x10\x03\"h\n" +
 	"\x04Type\x12\x14\n" +
 	"\x10TYPE_UNSPECIFIED\x10\x00\x12\a\n" +
 	"\x03SSH\x10\x01\x12\n" +
@@ -1394,38 +1409,39 @@ var file_agent_proto_agent_proto_depIdxs = []int32{
 	21, // 5: fairlead.agent.v1.Connection.attribution:type_name -> fairlead.disconnect.v1.Attribution
 	2,  // 6: fairlead.agent.v1.Connection.path:type_name -> fairlead.agent.v1.Connection.Path
 	20, // 7: fairlead.agent.v1.Connection.connected_at:type_name -> google.protobuf.Timestamp
-	5,  // 8: fairlead.agent.v1.ReportConnectionRequest.connection:type_name -> fairlead.agent.v1.Connection
-	6,  // 9: fairlead.agent.v1.ReportConnectionsRequest.reports:type_name -> fairlead.agent.v1.ReportConnectionRequest
-	20, // 10: fairlead.agent.v1.ReportConnectionsRequest.sent_at:type_name -> google.protobuf.Timestamp
-	14, // 11: fairlead.agent.v1.ReportConnectionsResponse.refused:type_name -> fairlead.agent.v1.ReportConnectionsResponse.Refusal
-	10, // 12: fairlead.agent.v1.AnnounceConnectionsRequest.gap:type_name -> fairlead.agent.v1.Gap
-	20, // 13: fairlead.agent.v1.AnnounceConnectionsRequest.sent_at:type_name -> google.protobuf.Timestamp
-	20, // 14: fairlead.agent.v1.Gap.from:type_name -> google.protobuf.Timestamp
-	20, // 15: fairlead.agent.v1.Gap.to:type_name -> google.protobuf.Timestamp
-	15, // 16: fairlead.agent.v1.Orders.stopped:type_name -> fairlead.agent.v1.Orders.Stop
-	16, // 17: fairlead.agent.v1.Orders.policy:type_name -> fairlead.agent.v1.Orders.Policy
-	17, // 18: fairlead.agent.v1.Orders.notice:type_name -> fairlead.agent.v1.Orders.Notice
-	18, // 19: fairlead.agent.v1.Orders.ends:type_name -> fairlead.agent.v1.Orders.End
-	19, // 20: fairlead.agent.v1.Orders.withdrawn:type_name -> fairlead.agent.v1.Orders.Withdrawn
-	22, // 21: fairlead.agent.v1.Orders.Stop.goodbye:type_name -> fairlead.disconnect.v1.Goodbye
-	23, // 22: fairlead.agent.v1.Orders.Policy.idle_timeout:type_name -> google.protobuf.Duration
-	23, // 23: fairlead.agent.v1.Orders.Policy.session_limit:type_name -> google.protobuf.Duration
-	20, // 24: fairlead.agent.v1.Orders.Notice.deadline:type_name -> google.protobuf.Timestamp
-	23, // 25: fairlead.agent.v1.Orders.Notice.covers:type_name -> google.protobuf.Duration
-	22, // 26: fairlead.agent.v1.Orders.Notice.goodbye:type_name -> fairlead.disconnect.v1.Goodbye
-	22, // 27: fairlead.agent.v1.Orders.End.goodbye:type_name -> fairlead.disconnect.v1.Goodbye
-	22, // 28: fairlead.agent.v1.Orders.Withdrawn.goodbye:type_name -> fairlead.disconnect.v1.Goodbye
-	3,  // 29: fairlead.agent.v1.AgentService.GetManifest:input_type -> fairlead.agent.v1.GetManifestRequest
-	9,  // 30: fairlead.agent.v1.AgentService.AnnounceConnections:input_type -> fairlead.agent.v1.AnnounceConnectionsRequest
-	7,  // 31: fairlead.agent.v1.AgentService.ReportConnections:input_type -> fairlead.agent.v1.ReportConnectionsRequest
-	4,  // 32: fairlead.agent.v1.AgentService.GetManifest:output_type -> fairlead.agent.v1.Manifest
-	11, // 33: fairlead.agent.v1.AgentService.AnnounceConnections:output_type -> fairlead.agent.v1.AnnounceConnectionsResponse
-	8,  // 34: fairlead.agent.v1.AgentService.ReportConnections:output_type -> fairlead.agent.v1.ReportConnectionsResponse
-	32, // [32:35] is the sub-list for method output_type
-	29, // [29:32] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	20, // 8: fairlead.agent.v1.Connection.interrupted_at:type_name -> google.protobuf.Timestamp
+	5,  // 9: fairlead.agent.v1.ReportConnectionRequest.connection:type_name -> fairlead.agent.v1.Connection
+	6,  // 10: fairlead.agent.v1.ReportConnectionsRequest.reports:type_name -> fairlead.agent.v1.ReportConnectionRequest
+	20, // 11: fairlead.agent.v1.ReportConnectionsRequest.sent_at:type_name -> google.protobuf.Timestamp
+	14, // 12: fairlead.agent.v1.ReportConnectionsResponse.refused:type_name -> fairlead.agent.v1.ReportConnectionsResponse.Refusal
+	10, // 13: fairlead.agent.v1.AnnounceConnectionsRequest.gap:type_name -> fairlead.agent.v1.Gap
+	20, // 14: fairlead.agent.v1.AnnounceConnectionsRequest.sent_at:type_name -> google.protobuf.Timestamp
+	20, // 15: fairlead.agent.v1.Gap.from:type_name -> google.protobuf.Timestamp
+	20, // 16: fairlead.agent.v1.Gap.to:type_name -> google.protobuf.Timestamp
+	15, // 17: fairlead.agent.v1.Orders.stopped:type_name -> fairlead.agent.v1.Orders.Stop
+	16, // 18: fairlead.agent.v1.Orders.policy:type_name -> fairlead.agent.v1.Orders.Policy
+	17, // 19: fairlead.agent.v1.Orders.notice:type_name -> fairlead.agent.v1.Orders.Notice
+	18, // 20: fairlead.agent.v1.Orders.ends:type_name -> fairlead.agent.v1.Orders.End
+	19, // 21: fairlead.agent.v1.Orders.withdrawn:type_name -> fairlead.agent.v1.Orders.Withdrawn
+	22, // 22: fairlead.agent.v1.Orders.Stop.goodbye:type_name -> fairlead.disconnect.v1.Goodbye
+	23, // 23: fairlead.agent.v1.Orders.Policy.idle_timeout:type_name -> google.protobuf.Duration
+	23, // 24: fairlead.agent.v1.Orders.Policy.session_limit:type_name -> google.protobuf.Duration
+	20, // 25: fairlead.agent.v1.Orders.Notice.deadline:type_name -> google.protobuf.Timestamp
+	23, // 26: fairlead.agent.v1.Orders.Notice.covers:type_name -> google.protobuf.Duration
+	22, // 27: fairlead.agent.v1.Orders.Notice.goodbye:type_name -> fairlead.disconnect.v1.Goodbye
+	22, // 28: fairlead.agent.v1.Orders.End.goodbye:type_name -> fairlead.disconnect.v1.Goodbye
+	22, // 29: fairlead.agent.v1.Orders.Withdrawn.goodbye:type_name -> fairlead.disconnect.v1.Goodbye
+	3,  // 30: fairlead.agent.v1.AgentService.GetManifest:input_type -> fairlead.agent.v1.GetManifestRequest
+	9,  // 31: fairlead.agent.v1.AgentService.AnnounceConnections:input_type -> fairlead.agent.v1.AnnounceConnectionsRequest
+	7,  // 32: fairlead.agent.v1.AgentService.ReportConnections:input_type -> fairlead.agent.v1.ReportConnectionsRequest
+	4,  // 33: fairlead.agent.v1.AgentService.GetManifest:output_type -> fairlead.agent.v1.Manifest
+	11, // 34: fairlead.agent.v1.AgentService.AnnounceConnections:output_type -> fairlead.agent.v1.AnnounceConnectionsResponse
+	8,  // 35: fairlead.agent.v1.AgentService.ReportConnections:output_type -> fairlead.agent.v1.ReportConnectionsResponse
+	33, // [33:36] is the sub-list for method output_type
+	30, // [30:33] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_agent_proto_agent_proto_init() }

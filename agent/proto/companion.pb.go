@@ -34,6 +34,7 @@ type CompanionFrame struct {
 	//	*CompanionFrame_Goodbye
 	//	*CompanionFrame_Flow
 	//	*CompanionFrame_Ended
+	//	*CompanionFrame_Explanation
 	Frame         isCompanionFrame_Frame `protobuf_oneof:"frame"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -121,6 +122,15 @@ func (x *CompanionFrame) GetEnded() *CompanionEnded {
 	return nil
 }
 
+func (x *CompanionFrame) GetExplanation() *CompanionExplanation {
+	if x != nil {
+		if x, ok := x.Frame.(*CompanionFrame_Explanation); ok {
+			return x.Explanation
+		}
+	}
+	return nil
+}
+
 type isCompanionFrame_Frame interface {
 	isCompanionFrame_Frame()
 }
@@ -145,6 +155,10 @@ type CompanionFrame_Ended struct {
 	Ended *CompanionEnded `protobuf:"bytes,5,opt,name=ended,proto3,oneof"`
 }
 
+type CompanionFrame_Explanation struct {
+	Explanation *CompanionExplanation `protobuf:"bytes,6,opt,name=explanation,proto3,oneof"`
+}
+
 func (*CompanionFrame_Hello) isCompanionFrame_Frame() {}
 
 func (*CompanionFrame_Heartbeat) isCompanionFrame_Frame() {}
@@ -154,6 +168,8 @@ func (*CompanionFrame_Goodbye) isCompanionFrame_Frame() {}
 func (*CompanionFrame_Flow) isCompanionFrame_Frame() {}
 
 func (*CompanionFrame_Ended) isCompanionFrame_Frame() {}
+
+func (*CompanionFrame_Explanation) isCompanionFrame_Frame() {}
 
 // CompanionHello is the first frame of each side.
 type CompanionHello struct {
@@ -397,17 +413,64 @@ func (x *CompanionEnded) GetExitCode() int32 {
 	return 0
 }
 
+// CompanionExplanation says why its sender was silent until now, when that was its own
+// doing: it slept, or stood still.
+type CompanionExplanation struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Attribution   *wire.Attribution      `protobuf:"bytes,1,opt,name=attribution,proto3" json:"attribution,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CompanionExplanation) Reset() {
+	*x = CompanionExplanation{}
+	mi := &file_agent_proto_companion_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CompanionExplanation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CompanionExplanation) ProtoMessage() {}
+
+func (x *CompanionExplanation) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_companion_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CompanionExplanation.ProtoReflect.Descriptor instead.
+func (*CompanionExplanation) Descriptor() ([]byte, []int) {
+	return file_agent_proto_companion_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *CompanionExplanation) GetAttribution() *wire.Attribution {
+	if x != nil {
+		return x.Attribution
+	}
+	return nil
+}
+
 var File_agent_proto_companion_proto protoreflect.FileDescriptor
 
 const file_agent_proto_companion_proto_rawDesc = "" +
 	"\n" +
-	"\x1bagent/proto/companion.proto\x12\x11fairlead.agent.v1\x1a\x1adisconnect/wire/wire.proto\"\xcb\x02\n" +
+	"\x1bagent/proto/companion.proto\x12\x11fairlead.agent.v1\x1a\x1adisconnect/wire/wire.proto\"\x98\x03\n" +
 	"\x0eCompanionFrame\x129\n" +
 	"\x05hello\x18\x01 \x01(\v2!.fairlead.agent.v1.CompanionHelloH\x00R\x05hello\x12E\n" +
 	"\theartbeat\x18\x02 \x01(\v2%.fairlead.agent.v1.CompanionHeartbeatH\x00R\theartbeat\x12;\n" +
 	"\agoodbye\x18\x03 \x01(\v2\x1f.fairlead.disconnect.v1.GoodbyeH\x00R\agoodbye\x126\n" +
 	"\x04flow\x18\x04 \x01(\v2 .fairlead.agent.v1.CompanionFlowH\x00R\x04flow\x129\n" +
-	"\x05ended\x18\x05 \x01(\v2!.fairlead.agent.v1.CompanionEndedH\x00R\x05endedB\a\n" +
+	"\x05ended\x18\x05 \x01(\v2!.fairlead.agent.v1.CompanionEndedH\x00R\x05ended\x12K\n" +
+	"\vexplanation\x18\x06 \x01(\v2'.fairlead.agent.v1.CompanionExplanationH\x00R\vexplanationB\a\n" +
 	"\x05frame\"g\n" +
 	"\x0eCompanionHello\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12\x1f\n" +
@@ -427,7 +490,9 @@ const file_agent_proto_companion_proto_rawDesc = "" +
 	"\vattribution\x18\x02 \x01(\v2#.fairlead.disconnect.v1.AttributionR\vattribution\x12 \n" +
 	"\texit_code\x18\x03 \x01(\x05H\x00R\bexitCode\x88\x01\x01B\f\n" +
 	"\n" +
-	"_exit_codeB#Z!fairlead.dev/fairlead/agent/protob\x06proto3"
+	"_exit_code\"]\n" +
+	"\x14CompanionExplanation\x12E\n" +
+	"\vattribution\x18\x01 \x01(\v2#.fairlead.disconnect.v1.AttributionR\vattributionB#Z!fairlead.dev/fairlead/agent/protob\x06proto3"
 
 var (
 	file_agent_proto_companion_proto_rawDescOnce sync.Once
@@ -441,28 +506,31 @@ func file_agent_proto_companion_proto_rawDescGZIP() []byte {
 	return file_agent_proto_companion_proto_rawDescData
 }
 
-var file_agent_proto_companion_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_agent_proto_companion_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_agent_proto_companion_proto_goTypes = []any{
-	(*CompanionFrame)(nil),     // 0: fairlead.agent.v1.CompanionFrame
-	(*CompanionHello)(nil),     // 1: fairlead.agent.v1.CompanionHello
-	(*CompanionHeartbeat)(nil), // 2: fairlead.agent.v1.CompanionHeartbeat
-	(*CompanionFlow)(nil),      // 3: fairlead.agent.v1.CompanionFlow
-	(*CompanionEnded)(nil),     // 4: fairlead.agent.v1.CompanionEnded
-	(*wire.Goodbye)(nil),       // 5: fairlead.disconnect.v1.Goodbye
-	(*wire.Attribution)(nil),   // 6: fairlead.disconnect.v1.Attribution
+	(*CompanionFrame)(nil),       // 0: fairlead.agent.v1.CompanionFrame
+	(*CompanionHello)(nil),       // 1: fairlead.agent.v1.CompanionHello
+	(*CompanionHeartbeat)(nil),   // 2: fairlead.agent.v1.CompanionHeartbeat
+	(*CompanionFlow)(nil),        // 3: fairlead.agent.v1.CompanionFlow
+	(*CompanionEnded)(nil),       // 4: fairlead.agent.v1.CompanionEnded
+	(*CompanionExplanation)(nil), // 5: fairlead.agent.v1.CompanionExplanation
+	(*wire.Goodbye)(nil),         // 6: fairlead.disconnect.v1.Goodbye
+	(*wire.Attribution)(nil),     // 7: fairlead.disconnect.v1.Attribution
 }
 var file_agent_proto_companion_proto_depIdxs = []int32{
 	1, // 0: fairlead.agent.v1.CompanionFrame.hello:type_name -> fairlead.agent.v1.CompanionHello
 	2, // 1: fairlead.agent.v1.CompanionFrame.heartbeat:type_name -> fairlead.agent.v1.CompanionHeartbeat
-	5, // 2: fairlead.agent.v1.CompanionFrame.goodbye:type_name -> fairlead.disconnect.v1.Goodbye
+	6, // 2: fairlead.agent.v1.CompanionFrame.goodbye:type_name -> fairlead.disconnect.v1.Goodbye
 	3, // 3: fairlead.agent.v1.CompanionFrame.flow:type_name -> fairlead.agent.v1.CompanionFlow
 	4, // 4: fairlead.agent.v1.CompanionFrame.ended:type_name -> fairlead.agent.v1.CompanionEnded
-	6, // 5: fairlead.agent.v1.CompanionEnded.attribution:type_name -> fairlead.disconnect.v1.Attribution
-	6, // [6:6] is the sub-list for method output_type
-	6, // [6:6] is the sub-list for method input_type
-	6, // [6:6] is the sub-list for extension type_name
-	6, // [6:6] is the sub-list for extension extendee
-	0, // [0:6] is the sub-list for field type_name
+	5, // 5: fairlead.agent.v1.CompanionFrame.explanation:type_name -> fairlead.agent.v1.CompanionExplanation
+	7, // 6: fairlead.agent.v1.CompanionEnded.attribution:type_name -> fairlead.disconnect.v1.Attribution
+	7, // 7: fairlead.agent.v1.CompanionExplanation.attribution:type_name -> fairlead.disconnect.v1.Attribution
+	8, // [8:8] is the sub-list for method output_type
+	8, // [8:8] is the sub-list for method input_type
+	8, // [8:8] is the sub-list for extension type_name
+	8, // [8:8] is the sub-list for extension extendee
+	0, // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_agent_proto_companion_proto_init() }
@@ -476,6 +544,7 @@ func file_agent_proto_companion_proto_init() {
 		(*CompanionFrame_Goodbye)(nil),
 		(*CompanionFrame_Flow)(nil),
 		(*CompanionFrame_Ended)(nil),
+		(*CompanionFrame_Explanation)(nil),
 	}
 	file_agent_proto_companion_proto_msgTypes[4].OneofWrappers = []any{}
 	type x struct{}
@@ -484,7 +553,7 @@ func file_agent_proto_companion_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_proto_companion_proto_rawDesc), len(file_agent_proto_companion_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   5,
+			NumMessages:   6,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -25,6 +25,10 @@ type Report struct {
 	At     time.Time
 	Opened time.Time // when the connection began
 
+	// Interrupted is set in the word of an interruption, when the client was silent from
+	// then until At; Ending is why. Nothing else counts.
+	Interrupted time.Time
+
 	Type          store.ConnType
 	App           string
 	UserName      string // the principal; empty when it is not known
@@ -53,7 +57,7 @@ func (l *Log) Report(ctx context.Context, agent Agent, sentAt time.Time, reports
 		for i, r := range reports {
 			row, news, err := applyReport(ctx, tx, agent, clock, r)
 			switch {
-			case errors.Is(err, ErrNotYours):
+			case errors.Is(err, ErrNotYours), errors.Is(err, ErrNoConnection):
 				no[i] = err
 			case err != nil:
 				return nil, err
@@ -74,6 +78,9 @@ func (l *Log) Report(ctx context.Context, agent Agent, sentAt time.Time, reports
 // the row, or gave it a better ending.
 func applyReport(ctx context.Context, tx *store.ConnTx, agent Agent, clock clock, r Report) (row store.Connection, news bool, err error) {
 	row, err = tx.ByID(ctx, r.ID)
+	if !r.Interrupted.IsZero() {
+		return row, false, interrupt(ctx, tx, agent, clock, row, err, r)
+	}
 	if errors.Is(err, store.ErrNotFound) {
 		user, err := tx.UserOf(ctx, agent.Workspace.ID, r.UserName)
 		if err != nil {
@@ -97,6 +104,25 @@ func applyReport(ctx context.Context, tx *store.ConnTx, agent Agent, clock clock
 		return row, false, tx.Update(ctx, &row)
 	}
 	return row, false, nil // it came before
+}
+
+// ErrNoConnection refuses a report that is only about a connection whose row is not there.
+var ErrNoConnection = errors.New("there is no connection with this id")
+
+// interrupt adds an interruption to a row, the look-up of which may have failed.
+func interrupt(ctx context.Context, tx *store.ConnTx, agent Agent, clock clock, row store.Connection, err error, r Report) error {
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		return ErrNoConnection
+	case err != nil:
+		return err
+	case row.Workspace.ID != agent.Workspace.ID || row.ConnectType != disconnect.AgentToClient:
+		return ErrNotYours
+	}
+	from, to := clock.ours(r.Interrupted), clock.ours(r.At)
+	return tx.InsertInterruption(ctx, row.Key, store.Interruption{
+		Began: from, Observed: r.Interrupted, Duration: to.Sub(from), Attribution: r.Ending.On(row.ConnectType),
+	})
 }
 
 // begin is the row of a connection that is heard of for the first time.

@@ -124,6 +124,9 @@ type Connection struct {
 	DisconnectedAt, EndObservedAt time.Time
 	Ending                        disconnect.Attribution
 	ExitCode                      *int // nil: there was no process, or it had not ended
+
+	// Interruptions are there only when they were asked for.
+	Interruptions []Interruption
 }
 
 // LoggedUser is a user as the log remembers them.

@@ -72,10 +72,15 @@ func (p *Process) Signal(sig syscall.Signal) {
 // stands still; SIGCONT lets it go on.
 func (p *Process) Freeze() {
 	p.T.Helper()
-	p.Signal(syscall.SIGSTOP)
-	Eventually(p.T, "a process that stands still", func() bool {
-		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", p.Cmd.Process.Pid))
-		require.NoError(p.T, err)
+	freeze(p.T, p.Cmd.Process)
+}
+
+func freeze(t T, process *os.Process) {
+	t.Helper()
+	require.NoError(t, process.Signal(syscall.SIGSTOP))
+	Eventually(t, "a process that stands still", func() bool {
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", process.Pid))
+		require.NoError(t, err)
 		for _, thread := range threads {
 			stat, err := os.ReadFile(thread)
 			if err != nil || !strings.Contains(string(stat), ") T ") {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os/exec"
+	"syscall"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -61,6 +62,18 @@ func (term *Terminal) Kill() {
 	term.t.Helper()
 	require.NoError(term.t, term.cmd.Process.Kill())
 	term.Wait()
+}
+
+// Freeze stops the command where it is, and waits until it stands still.
+func (term *Terminal) Freeze() {
+	term.t.Helper()
+	freeze(term.t, term.cmd.Process)
+}
+
+// Signal sends sig to the command.
+func (term *Terminal) Signal(sig syscall.Signal) {
+	term.t.Helper()
+	require.NoError(term.t, term.cmd.Process.Signal(sig))
 }
 
 // Type presses keys.
