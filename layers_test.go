@@ -69,7 +69,10 @@ var floors = []struct {
 		"sdk",
 		"pty",
 	}},
-	{0, []string{"disconnect"}},
+	{0, []string{
+		"disconnect",
+		"clock",
+	}},
 }
 
 // testPackages hold code for tests only. They import up to the given floor, and only

@@ -12,6 +12,7 @@ import (
 
 	"fairlead.dev/fairlead/agent/agentssh"
 	"fairlead.dev/fairlead/agent/proto"
+	"fairlead.dev/fairlead/clock"
 	"fairlead.dev/fairlead/disconnect"
 	"fairlead.dev/fairlead/disconnect/wire"
 )
@@ -120,7 +121,7 @@ func (a *agent) runReporter(ctx context.Context, api proto.AgentServiceClient) e
 // by its times.
 func (a *agent) announce(ctx context.Context, api proto.AgentServiceClient) error {
 	for more := true; more; {
-		req := &proto.AnnounceConnectionsRequest{Known: a.knownConnections(), SentAt: timestamppb.Now(), Gap: a.firstGap()}
+		req := &proto.AnnounceConnectionsRequest{Known: a.knownConnections(), SentAt: timestamppb.New(clock.Now()), Gap: a.firstGap()}
 		answer, err := api.AnnounceConnections(ctx, req)
 		if err != nil {
 			return fmt.Errorf("announce connections: %w", err)
@@ -142,7 +143,7 @@ func (a *agent) sendReports(ctx context.Context, api proto.AgentServiceClient) e
 		if len(batch) == 0 {
 			return nil
 		}
-		answer, err := api.ReportConnections(ctx, &proto.ReportConnectionsRequest{Reports: batch, SentAt: timestamppb.Now()})
+		answer, err := api.ReportConnections(ctx, &proto.ReportConnectionsRequest{Reports: batch, SentAt: timestamppb.New(clock.Now())})
 		switch {
 		case err == nil:
 		case status.Code(err) != codes.InvalidArgument:

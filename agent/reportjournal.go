@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"fairlead.dev/fairlead/agent/proto"
+	"fairlead.dev/fairlead/clock"
 	"fairlead.dev/fairlead/disconnect"
 	"fairlead.dev/fairlead/journal"
 )
@@ -51,7 +52,7 @@ func (a *agent) openReports() {
 	j, left, err := journal.Open(dir, journal.Options{Logger: a.logger, MaxBytes: maxRecords})
 	if err != nil {
 		a.logger.Error(msgNoRecord, "path", dir, "error", err)
-		a.addGap(journal.Gap{To: time.Now()}, "the agent cannot read its record of connections")
+		a.addGap(journal.Gap{To: clock.Now()}, "the agent cannot read its record of connections")
 		return
 	}
 	a.journal = j

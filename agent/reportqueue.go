@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"fairlead.dev/fairlead/agent/proto"
+	"fairlead.dev/fairlead/clock"
 	"fairlead.dev/fairlead/disconnect"
 	"fairlead.dev/fairlead/disconnect/wire"
 	"fairlead.dev/fairlead/journal"
@@ -52,7 +53,7 @@ type beginning struct {
 // queueConnect queues the beginning of a connection and keeps a place for its end. It reports
 // whether there was room.
 func (q *reportQueue) queueConnect(open *proto.Connection) bool {
-	open.Action, open.Timestamp = proto.Connection_CONNECT, timestamppb.Now()
+	open.Action, open.Timestamp = proto.Connection_CONNECT, timestamppb.New(clock.Now())
 	q.reportMu.Lock()
 	defer q.reportMu.Unlock()
 	if len(q.reportConnections)+q.openReports+2 > maxReports {
@@ -89,7 +90,7 @@ func (q *reportQueue) queueInterruption(id uuid.UUID, attr disconnect.Attributio
 func (q *reportQueue) queueDisconnect(open, ending *proto.Connection) {
 	q.reportMu.Lock()
 	defer q.reportMu.Unlock()
-	q.endLocked(open, ending, time.Now())
+	q.endLocked(open, ending, clock.Now())
 }
 
 // endReport is an end in the words of the wire.

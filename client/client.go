@@ -15,6 +15,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	agentproto "fairlead.dev/fairlead/agent/proto"
+	"fairlead.dev/fairlead/clock"
 	"fairlead.dev/fairlead/control"
 	"fairlead.dev/fairlead/disconnect"
 	"fairlead.dev/fairlead/tailnet"
@@ -218,7 +219,7 @@ func contactText(url string, a disconnect.Attribution) string {
 		}
 		return "what answers at " + url + " is not a Fairlead server"
 	case disconnect.TLSFailure:
-		now := "by this machine's clock, which says " + time.Now().Format(time.DateTime) + ": one of the two is wrong"
+		now := "by this machine's clock, which says " + clock.Now().Format(time.DateTime) + ": one of the two is wrong"
 		switch {
 		case strings.HasPrefix(a.Detail, "not_yet_valid"):
 			return "the certificate of the server at " + url + " is not valid yet " + now
@@ -294,7 +295,7 @@ func (c *Client) tunnel(ctx context.Context, name string) (tailnet.Tunnel, error
 	defer cancel()
 	for {
 		tunnel, err := c.controller.Tunnel(ctx, name)
-		if !comingBack(err, time.Now()) {
+		if !comingBack(err, clock.Now()) {
 			return tunnel, err
 		}
 		c.options.Step("waiting for the workspace, which lost the server")
@@ -379,7 +380,7 @@ func (c *Client) presence(key proto.NodeKey, p tailnet.Presence) {
 func (c *Client) tunnelFailure(ctx context.Context, name string, err error) error {
 	var refused *tailnet.RefusedError
 	if errors.As(err, &refused) {
-		return &refusal{text: refusalText(name, refused, time.Now()), err: refused}
+		return &refusal{text: refusalText(name, refused, clock.Now()), err: refused}
 	}
 	return contactFailure(ctx, c.options.AccessURL, err)
 }

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	walltime "fairlead.dev/fairlead/clock"
 	"fairlead.dev/fairlead/httpport"
 	"fairlead.dev/fairlead/sdk"
 )
@@ -64,7 +65,7 @@ type Options struct {
 	// Event is told of each connection that the connection log opens (EventOpened) or closes
 	// (EventClosed); nil: nobody is. It holds up the log until it returns.
 	Event func(ctx context.Context, name string, at time.Time, level slog.Level, attrs ...slog.Attr)
-	// Now is the clock of tokens and codes; nil: time.Now.
+	// Now is the clock of tokens and codes; nil: that of package clock.
 	Now func() time.Time
 }
 
@@ -103,7 +104,7 @@ func (opts Options) normalized() (Options, error) {
 		opts.MaxLinksPerAddress = DefaultMaxLinksPerAddress
 	}
 	if opts.Now == nil {
-		opts.Now = time.Now
+		opts.Now = walltime.Now
 	}
 	if opts.Version == "" {
 		opts.Version = "dev"

@@ -1,0 +1,9 @@
+package clock
+
+import (
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+func boot() time.Duration { return gettime(unix.CLOCK_BOOTTIME) }

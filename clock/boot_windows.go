@@ -1,0 +1,9 @@
+package clock
+
+import (
+	"time"
+
+	"golang.org/x/sys/windows"
+)
+
+func boot() time.Duration { return windows.DurationSinceBoot() }
