@@ -18,14 +18,17 @@ func (s *stage) keep() {
 	write := func(name, text string) {
 		s.must("keep "+name, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644))
 	}
-	for who, lives := range map[string][]*site.Process{"server": s.servers, "agent": s.agents, "relay": s.relays, "client-again": s.others} {
+	for who, lives := range map[string][]*site.Process{"server": s.servers, "agent": s.agents, "relay": s.relays} {
 		for i, p := range lives {
 			write(who+"-"+strconv.Itoa(i+1)+".log", p.Stderr.String())
 			s.story.Log(who, p.Stderr.String(), s.began)
 		}
 	}
-	for i := range s.others {
-		s.keepFile(s.otherLog(i), "client-again")
+	for i, o := range s.others {
+		if o.process != nil {
+			write("client-again-"+strconv.Itoa(i+1)+".txt", o.process.Stderr.String())
+		}
+		s.keepFile(o.log, "client-again")
 	}
 	if s.client != nil {
 		write("terminal.txt", s.client.out.String())

@@ -32,6 +32,7 @@ func (s *stage) listen() score.Outcome {
 		o.ExitCode = s.client.exitCode()
 	}
 	s.note(fmt.Sprintf("the session lives: %t", o.Lived))
+	s.watch.list(s.ctx, s)
 	o.Said = s.testimonies()
 	return o
 }
@@ -74,8 +75,8 @@ func (s *stage) testimonies() (all []score.Testimony) {
 	if s.client != nil {
 		all = append(all, s.said(scenario.Client, records(s.client.log), false)...)
 	}
-	for i := range s.others {
-		all = append(all, s.said(scenario.Client, records(s.otherLog(i)), true)...)
+	for _, o := range s.others {
+		all = append(all, s.said(scenario.Client, records(o.log), true)...)
 	}
 	all = append(all, s.logged()...)
 	slices.SortStableFunc(all, func(a, b score.Testimony) int { return cmp.Compare(a.Seconds, b.Seconds) })
@@ -86,7 +87,7 @@ func (s *stage) testimonies() (all []score.Testimony) {
 // testimony, and about what is nobody's connection.
 var streams = []string{
 	"disconnected from derp map RPC", "disconnected from coordination RPC", "timed out waiting for coordination RPC",
-	"coordination stream ended", "coordination closed", "companion stream refused", "relay control link ended",
+	"coordination stream ended", "coordination closed", "companion stream refused", "relay control link ended", "relay connection ended",
 }
 
 // said reads a party's log: what has all five fields is about an ending, or, with a
@@ -103,6 +104,8 @@ func (s *stage) said(party scenario.Party, records []map[string]any, another boo
 			continue
 		case id != "" && id != s.connection && !another:
 			continue
+		case s.beganLater(r, at):
+			continue
 		}
 		t := score.Testimony{Party: party, Connection: id, Seconds: at.Sub(s.zero).Seconds()}
 		switch {
@@ -112,6 +115,9 @@ func (s *stage) said(party scenario.Party, records []map[string]any, another boo
 			t.Detail, _ = r[disconnect.KeyDetail].(string)
 			if has(r, "interruption") {
 				t.Kind = scenario.Interruption
+			}
+			if another && t.Reason == "graceful" {
+				continue // it worked
 			}
 			if another && id != s.connection && !strings.Contains(msg, "former") {
 				t.Kind = scenario.Attempt
@@ -129,6 +135,12 @@ func (s *stage) said(party scenario.Party, records []map[string]any, another boo
 		its = append(its, t)
 	}
 	return its
+}
+
+// beganLater reports whether a record is of a link that was opened after the fault.
+func (s *stage) beganLater(record map[string]any, at time.Time) bool {
+	lasted, ok := record["duration"].(float64)
+	return ok && record["connection_id"] == nil && at.Add(-time.Duration(lasted)).After(s.zero)
 }
 
 // ownLink is the control link that each party dials.
@@ -189,7 +201,5 @@ func records(path string) (all []map[string]any) {
 	}
 	return all
 }
-
-func (s *stage) otherLog(i int) string { return s.user.Path(fmt.Sprintf("client-%d.log", i+1)) }
 
 var _ site.T = (*attempt)(nil)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"fairlead.dev/fairlead/tests/faults/scenario"
+	"fairlead.dev/fairlead/tests/site"
 )
 
 // play does the steps at their times.
@@ -129,26 +131,37 @@ func (s *stage) start(a scenario.Act) error {
 
 // comesAgain runs another client of the same user on the same machine.
 func (s *stage) comesAgain(a scenario.Act) error {
-	args := []string{"ssh", "admin/dev", "--", "true"}
-	if name, flags, _ := strings.Cut(a.Arg, " "); name == "attach" {
-		args = append([]string{"attach", "admin/dev"}, strings.Fields(flags)...)
-	} else if flags != "" {
-		args = append([]string{"ssh", "admin/dev"}, strings.Fields(flags)...)
-	}
 	log := s.user.Path(fmt.Sprintf("client-%d.log", len(s.others)+1))
-	flags := []string{"--log-file", log, "--log-format", "json", "--log-level", "info"}
-	s.others = append(s.others, s.user.Start(append(args[:2:2], append(flags, args[2:]...)...)...))
+	logged := []string{"--log-file", log, "--log-format", "json", "--log-level", "info"}
+	switch verb, flags, _ := strings.Cut(a.Arg, " "); verb {
+	case "attach":
+		args := append([]string{"attach", "admin/dev"}, strings.Fields(flags)...)
+		s.others = append(s.others, other{log: log})
+		s.onTerminal(site.Binary, append(args, logged...)...)
+	default:
+		args := append([]string{"ssh", "admin/dev"}, logged...)
+		s.others = append(s.others, other{s.user.Start(append(args, "--", "true")...), log})
+	}
 	return nil
 }
 
-// twin starts a second agent with the same token, on the relay's host.
+// twin starts a second agent with the same token and keys, as of a machine that was
+// cloned, on the relay's host.
 func (s *stage) twin(scenario.Act) error {
 	token, err := os.ReadFile(s.agentToken)
 	if err != nil {
 		return err
 	}
-	file := s.relayHome.Write("agent-token", string(token))
-	s.relayHome.Start("agent", s.url, "--token-file", file, "--state-dir", s.relayHome.Path("twin"),
+	file, state := s.relayHome.Write("agent-token", string(token)), s.relayHome.Path("twin")
+	if err := os.CopyFS(state, os.DirFS(s.agentHome.Path("state"))); err != nil {
+		return err
+	}
+	for _, key := range []string{"ssh_host_ed25519_key", "node_key"} {
+		if err := os.Chmod(filepath.Join(state, key), 0o600); err != nil { // the copy has lost its mode
+			return err
+		}
+	}
+	s.relayHome.Start("agent", s.url, "--token-file", file, "--state-dir", state,
 		"--log-format", "json", "--insecure-http", "--outage-limit", s.Limit.String())
 	return nil
 }

@@ -29,13 +29,26 @@ type session struct {
 
 // startSession begins what the scenario wants and waits until a remote shell answers.
 func (s *stage) startSession() *session {
-	c := &session{out: site.NewOutput(), ears: make(chan struct{}, 1), done: make(chan struct{}), log: s.user.Path("client.log")}
+	log := s.user.Path("client.log")
+	name, args := s.sessionCommand(log)
+	c := s.onTerminal(name, args...)
+	c.log = log
+	s.must("type", c.typed(`printf '<%s>\n' "pid-$$"`+"\r"))
+	c.out.Await(s, "a remote shell", func(shown string) bool {
+		_, err := fmt.Sscanf(after(shown, "<pid-"), "%d>", &c.shell)
+		return err == nil
+	})
+	return c
+}
+
+// onTerminal starts a program on a terminal of the client's host.
+func (s *stage) onTerminal(name string, args ...string) *session {
+	c := &session{out: site.NewOutput(), ears: make(chan struct{}, 1), done: make(chan struct{})}
 	c.ears <- struct{}{}
 	var err error
 	c.tty, err = pty.Open()
 	s.must("open a terminal", err)
 	s.must("resize the terminal", c.tty.Resize(pty.Size{Cols: 80, Rows: 24}))
-	name, args := s.sessionCommand(c.log)
 	c.cmd = s.lab.Client.Command(s.ctx, name, args...)
 	c.cmd.Env, c.cmd.Dir = append(s.user.Env[:len(s.user.Env):len(s.user.Env)], "TERM=xterm-256color", "PS1=$ "), s.user.Dir
 	s.must("start the client", c.tty.Start(c.cmd))
@@ -45,11 +58,6 @@ func (s *stage) startSession() *session {
 		c.hear()
 		_ = c.tty.Close()
 		<-c.done
-	})
-	s.must("type", c.typed(`printf '<%s>\n' "pid-$$"`+"\r"))
-	c.out.Await(s, "a remote shell", func(shown string) bool {
-		_, err := fmt.Sscanf(after(shown, "<pid-"), "%d>", &c.shell)
-		return err == nil
 	})
 	return c
 }

@@ -6,7 +6,6 @@ import (
 	"strings"
 	"time"
 
-	"fairlead.dev/fairlead/sdk"
 	"fairlead.dev/fairlead/tests/faults/netlab"
 	"fairlead.dev/fairlead/tests/faults/scenario"
 	"fairlead.dev/fairlead/tests/faults/score"
@@ -31,13 +30,19 @@ type stage struct {
 	agentToken, relayToken            string // files
 	servers, agents, relays           []*site.Process
 	client                            *session
-	others                            []*site.Process // clients that come later
+	others                            []other // clients that come later
 	watch                             *watch
 
 	connection string                  // its id in the connection log
 	links      map[scenario.Leg]string // ids of the control links that are open when the fault comes
 	undo       []func() error          // the last one first
 	story      timeline.Line
+}
+
+// other is a client that comes later.
+type other struct {
+	process *site.Process // nil: it is on a terminal
+	log     string
 }
 
 // perform runs a scenario once.
@@ -165,7 +170,8 @@ func (s *stage) login() {
 // awaitRows finds the rows of the session and of the control links beside it.
 func (s *stage) awaitRows() {
 	site.Eventually(s, "the rows of what is open", func() bool {
-		for _, row := range s.rows() {
+		for _, h := range s.watch.all() {
+			row := h.row
 			switch {
 			case row.Status != "open":
 			case row.ConnectType == string(scenario.AC):
@@ -176,13 +182,6 @@ func (s *stage) awaitRows() {
 		}
 		return s.connection != "" && len(s.links) == 2
 	})
-}
-
-// rows is the connection log.
-func (s *stage) rows() (rows []sdk.Connection) {
-	r := s.admin.Run("connections", "--limit", "0", "--output", "json")
-	_ = json.Unmarshal([]byte(r.Stdout), &rows) // none while the server is away
-	return rows
 }
 
 // awaitDirect waits until the NAT has a flow in both directions between client and agent.

@@ -41,6 +41,7 @@ func (s *stage) startWatch() *watch {
 	var work sync.WaitGroup
 	work.Go(func() {
 		for ctx.Err() == nil {
+			w.list(ctx, s)
 			w.follow(ctx, s)
 			select {
 			case <-time.After(300 * time.Millisecond):
@@ -55,9 +56,35 @@ func (s *stage) startWatch() *watch {
 	return w
 }
 
+// list notes what has changed since the last row was heard.
+func (w *watch) list(ctx context.Context, s *stage) {
+	text, err := s.admin.Command(ctx, "connections", "--limit", "0", "--output", "json").Output()
+	var rows []loggedRow
+	if err != nil || json.Unmarshal(text, &rows) != nil {
+		return // the server is away
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, row := range rows {
+		if known := w.last(row.ID); known.Status != row.Status || known.Revision != row.Revision || len(known.Interruptions) != len(row.Interruptions) {
+			w.heard = append(w.heard, heard{time.Now(), row})
+		}
+	}
+}
+
+// last is the newest that was heard of a row. Its caller holds mu.
+func (w *watch) last(id string) (row loggedRow) {
+	for _, h := range w.heard {
+		if h.row.ID == id {
+			row = h.row
+		}
+	}
+	return row
+}
+
 // follow reads one stream to its end.
 func (w *watch) follow(ctx context.Context, s *stage) {
-	cmd := s.admin.Command(ctx, "connections", "--follow", "--limit", "100", "--output", "ndjson")
+	cmd := s.admin.Command(ctx, "connections", "--follow", "--output", "ndjson")
 	out, err := cmd.StdoutPipe()
 	if err != nil || cmd.Start() != nil {
 		return

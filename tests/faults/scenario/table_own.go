@@ -56,7 +56,7 @@ var ownTable = []entry{
 		Name: "agent-powered-off", Story: "The agent's host loses power; it is back 10 s later.",
 		World: World{Limit: 20 * sec},
 		Steps: []Step{at(0, do(PowersOff, Agent)), at(10*sec, start(Agent))},
-		Truth: agentLegs("peer_crashed", Agent), Final: laterFinal,
+		Truth: agentDied("peer_crashed"), Final: laterFinal,
 	}},
 	{Scenario: Scenario{
 		Name: "agent-frozen", Story: "The agent's cgroup is frozen for 12 s, as a paused machine.",
@@ -135,19 +135,19 @@ var pairTable = []entry{
 		Name: "agent-killed-while-server-stands", Story: "The server stands still, the agent is killed with -9 and started again, and the server goes on.",
 		World: World{Limit: 20 * sec},
 		Steps: []Step{at(0, stop(Server)), at(sec, kill(Agent)), at(5*sec, start(Agent)), at(8*sec, cont(Server))},
-		Truth: agentLegs("peer_crashed", Agent), Final: laterFinal,
+		Truth: agentDied("peer_crashed"), Final: laterFinal,
 	}},
 	{Scenario: Scenario{
 		Name: "agent-killed-behind-a-dead-link", Story: "The agent's link goes down, and it is killed with -9 while nobody can see it.",
 		World: World{Limit: 20 * sec},
 		Steps: []Step{at(0, down(Agent)), at(2*sec, kill(Agent)), at(6*sec, heal), at(6*sec, start(Agent))},
-		Truth: agentLegs("peer_crashed", Agent), Final: laterFinal,
+		Truth: agentDied("peer_crashed"), Final: laterFinal,
 	}},
 	{Scenario: Scenario{
 		Name: "stopped-then-killed", Story: "The agent stands still, and 5 s later it is killed with -9 and started again.",
 		World: World{Limit: 20 * sec},
 		Steps: []Step{at(0, stop(Agent)), at(5*sec, kill(Agent)), at(7*sec, start(Agent))},
-		Truth: agentLegs("peer_crashed", Agent), Final: laterFinal,
+		Truth: agentDied("peer_crashed"), Final: laterFinal,
 	}},
 	{Scenario: Scenario{
 		Name: "crashed-after-a-notice", Story: "The platform gives notice, and the agent's host then loses power.",
