@@ -49,6 +49,18 @@ func (s *stage) keep() {
 	s.must("keep the timeline", s.story.Write(file, zero))
 }
 
+// capture writes the packets of every host into the directory of the run, if that is
+// wanted.
+func (s *stage) capture() {
+	if !s.options.pcap {
+		return
+	}
+	for _, h := range s.lab.Hosts() {
+		dump := site.NewHome(s).StartCommand(h.Command(s.ctx, "tcpdump", "-i", "any", "-U", "-w", filepath.Join(s.kept(), h.Name+".pcap")))
+		dump.Stderr.AwaitText(s, "listening on")
+	}
+}
+
 // kept is the directory of this run.
 func (s *stage) kept() string {
 	dir := filepath.Join(s.options.keep, s.Name)

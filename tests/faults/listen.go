@@ -19,13 +19,19 @@ import (
 // settling is how long the words are watched once all are there: one may still change.
 const settling = 2 * time.Second
 
+// aftermath is how long a fault by which nothing ends is watched when it is over: both
+// ends of a control link would miss it by then.
+const aftermath = 14 * time.Second
+
 // listen waits until everybody has said what is true, or the time for it is over, and
 // returns what was said. It ends nothing.
 func (s *stage) listen() score.Outcome {
-	if !s.Control {
+	if s.Control {
+		s.pause(aftermath)
+	} else {
 		s.until(time.After(s.Final), s.answered)
+		s.pause(settling)
 	}
-	s.pause(settling)
 	o := score.Outcome{}
 	if s.client != nil {
 		o.Lived = !s.client.over() && (s.Truth.Fate == scenario.Ends || s.client.answers(10*time.Second))
@@ -102,8 +108,6 @@ func (s *stage) said(party scenario.Party, records []map[string]any, another boo
 		switch {
 		case err != nil, at.Before(s.zero), slices.Contains(streams, msg):
 			continue
-		case id != "" && id != s.connection && !another:
-			continue
 		case s.beganLater(r, at):
 			continue
 		}
@@ -116,11 +120,8 @@ func (s *stage) said(party scenario.Party, records []map[string]any, another boo
 			if has(r, "interruption") {
 				t.Kind = scenario.Interruption
 			}
-			if another && t.Reason == "graceful" {
-				continue // it worked
-			}
-			if another && id != s.connection && !strings.Contains(msg, "former") {
-				t.Kind = scenario.Attempt
+			if id != s.connection && (id != "" || another) && !strings.Contains(msg, "former") {
+				t.Kind = scenario.Attempt // of somebody who came later
 			}
 		case has(r, "reason"):
 			t.Kind, t.Leg = scenario.Attempt, ownLink[party]
@@ -129,10 +130,12 @@ func (s *stage) said(party scenario.Party, records []map[string]any, another boo
 		default:
 			continue
 		}
-		if t.Kind == scenario.Attempt {
+		if t.Kind != scenario.Attempt {
+			its = append(its, t)
+		} else if !t.Expected { // else it worked
 			t.Connection = ""
+			its = append(its, t)
 		}
-		its = append(its, t)
 	}
 	return its
 }
@@ -165,7 +168,8 @@ func words(reason, by, expected any) scenario.Words {
 func (s *stage) logged() (its []score.Testimony) {
 	for _, h := range s.watch.all() {
 		row := h.row
-		if row.ID != s.connection && row.ID != s.links[scenario.Leg(row.ConnectType)] || h.at.Before(s.zero) {
+		ours := row.ID == s.connection || row.ID == s.links[scenario.Leg(row.ConnectType)]
+		if h.at.Before(s.zero) || !ours && (row.ConnectedAt.Before(s.zero) || row.Expected == nil || *row.Expected) {
 			continue
 		}
 		t := score.Testimony{Party: scenario.Log, Leg: scenario.Leg(row.ConnectType), Connection: row.ID, Seconds: h.at.Sub(s.zero).Seconds()}
@@ -177,6 +181,9 @@ func (s *stage) logged() (its []score.Testimony) {
 			continue
 		}
 		t.Kind, t.Provisional, t.Words = scenario.Ending, row.Provisional, words(deref(row.Reason), deref(row.Initiator), nil)
+		if !ours {
+			t.Kind, t.Connection = scenario.Attempt, "" // of somebody who came later
+		}
 		t.Expected, t.Detail = row.Expected != nil && *row.Expected, deref(row.Detail)
 		its = append(its, t)
 	}

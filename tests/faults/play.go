@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -62,6 +61,12 @@ func init() { // not a literal, for heal is among them
 		scenario.Commands: (*stage).command,
 		scenario.Waits:    (*stage).waits,
 		scenario.Heals:    (*stage).heal,
+
+		scenario.PowersOff: (*stage).powerOff,
+		scenario.Spoils:    (*stage).spoil,
+	}
+	for verb, f := range networkDeeds {
+		deeds[verb] = injects(f)
 	}
 }
 
@@ -113,8 +118,11 @@ func (s *stage) start(a scenario.Act) error {
 	if err != nil {
 		return err
 	}
-	if !poll(20*time.Second, func() bool { return syscall.Kill(pid, 0) != nil }) {
+	if !poll(20*time.Second, func() bool { return gone(pid) }) {
 		return fmt.Errorf("process %d of %s does not end", pid, a.On)
+	}
+	if boot := s.boot[a.On]; boot != nil {
+		s.must("boot", boot())
 	}
 	switch a.On {
 	case scenario.Server:

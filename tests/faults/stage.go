@@ -3,9 +3,11 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"os"
 	"strings"
 	"time"
 
+	"fairlead.dev/fairlead/tests/faults/inject"
 	"fairlead.dev/fairlead/tests/faults/netlab"
 	"fairlead.dev/fairlead/tests/faults/scenario"
 	"fairlead.dev/fairlead/tests/faults/score"
@@ -25,6 +27,7 @@ type stage struct {
 	zero    time.Time // when the fault began; zero before that
 	expires time.Time // when the client's login is over, if it ever is
 	url     string    // of the server, for agent and client
+	local   string    // of the server, on its own host
 
 	admin, user, agentHome, relayHome *site.Home
 	agentToken, relayToken            string // files
@@ -37,6 +40,11 @@ type stage struct {
 	links      map[scenario.Leg]string // ids of the control links that are open when the fault comes
 	undo       []func() error          // the last one first
 	story      timeline.Line
+
+	certificate *inject.Certificate              // of the server, if it has one
+	proxy       *inject.Proxy                    // before the server, if there is one
+	clocks      map[scenario.Party]*inject.Clock // of each host's processes
+	boot        map[scenario.Party]func() error  // gives a host its power back
 }
 
 // other is a client that comes later.
@@ -45,13 +53,24 @@ type other struct {
 	log     string
 }
 
-// perform runs a scenario once.
-func (o *options) perform(ctx context.Context, s scenario.Scenario) (outcome score.Outcome) {
+// perform runs a scenario, and once more if the lab could not do its part.
+func (o *options) perform(ctx context.Context, s scenario.Scenario) score.Outcome {
 	if s.Cannot != "" {
-		return outcome
+		return score.Outcome{}
 	}
+	outcome := o.once(ctx, s)
+	if outcome.Error != "" && ctx.Err() == nil {
+		outcome = o.once(ctx, s)
+	}
+	return outcome
+}
+
+func (o *options) once(ctx context.Context, s scenario.Scenario) (outcome score.Outcome) {
 	failure := try(ctx, func(a *attempt) {
-		st := &stage{attempt: a, Scenario: s, options: o, began: time.Now(), links: map[scenario.Leg]string{}}
+		st := &stage{
+			attempt: a, Scenario: s, options: o, began: time.Now(), links: map[scenario.Leg]string{},
+			clocks: map[scenario.Party]*inject.Clock{}, boot: map[scenario.Party]func() error{},
+		}
 		st.build()
 		st.open()
 		st.play()
@@ -70,14 +89,15 @@ func (s *stage) build() {
 	s.lab, err = netlab.Build(s.ctx, s.Name)
 	s.must("build the network", err)
 	s.Cleanup(func() { s.must("remove the network", s.lab.Close()) })
-	s.url = "http://" + s.lab.Server.Addr.String() + ":" + port
 	s.admin, s.user = s.home(s.lab.Server), s.home(s.lab.Client)
 	s.agentHome, s.relayHome = s.home(s.lab.Agent), s.home(s.lab.Relay)
+	s.address()
 	s.Cleanup(s.keep) // when all processes have ended, and their files are there
 	s.agentToken, s.relayToken = s.agentHome.Path("token"), s.relayHome.Path("token")
 
+	s.capture()
 	s.startServer()
-	s.admin.Must("login", "http://127.0.0.1:"+port, "--code", site.OneTimeCode(s.servers[0]))
+	s.admin.Must("login", s.local, "--code", site.OneTimeCode(s.servers[0]))
 	s.admin.Must("workspace", "create", "dev", "--token-file", s.agentToken)
 	s.admin.Must("user", "create", "ada", "--token-file", s.user.Path("token"))
 	s.admin.Must("workspace", "share", "dev", "ada")
@@ -94,12 +114,64 @@ func (s *stage) build() {
 func (s *stage) home(h *netlab.Host) *site.Home {
 	home := site.NewHome(s)
 	home.In = h.Command
+	clock, err := inject.NewClock(home.Dir)
+	s.must("make a clock", err)
+	s.clocks[scenario.Party(h.Name)] = clock
+	home.Setenv(clock.Env())
 	return home
+}
+
+// homeOf is where a party's files are.
+func (s *stage) homeOf(p scenario.Party) *site.Home {
+	switch p {
+	case scenario.Server:
+		return s.admin
+	case scenario.Agent:
+		return s.agentHome
+	case scenario.Relay:
+		return s.relayHome
+	}
+	return s.user
+}
+
+// address decides how agent and client reach the server, and makes what that needs.
+func (s *stage) address() {
+	host, scheme := s.lab.Server.Addr.String(), "http"
+	if s.World.Named {
+		host = s.lab.Server.DNSName()
+	}
+	if s.TLS {
+		var err error
+		s.certificate, err = inject.NewCertificate(s.admin.Dir, host, "127.0.0.1")
+		s.must("make a certificate", err)
+		for _, home := range []*site.Home{s.admin, s.user, s.agentHome, s.relayHome} {
+			home.Setenv("SSL_CERT_FILE=" + s.certificate.CAFile)
+		}
+		scheme = "https"
+	}
+	s.local, s.url = scheme+"://127.0.0.1:"+port, scheme+"://"+host+":"+port
+	if s.Proxied {
+		var err error
+		s.proxy, err = inject.StartProxy(s.lab.Server, ":8080", "127.0.0.1:"+port)
+		s.must("start the proxy", err)
+		s.Cleanup(func() { _ = s.proxy.Close() })
+		s.url = scheme + "://" + s.proxy.Address
+	}
+	if p := s.SmallFS; p != "" {
+		home := s.homeOf(p)
+		s.must("make a directory", os.Mkdir(home.Path("state"), 0o700))
+		s.must("mount a small disk", inject.MountDisk(s.ctx, s.host(p), home.Path("state"), 8<<20))
+	}
 }
 
 func (s *stage) startServer() {
 	args := []string{"server", "--listen", "0.0.0.0:" + port, "--access-url", s.url, "--state-dir", s.admin.Path("state"),
-		"--log-format", "json", "--insecure-http"}
+		"--log-format", "json"}
+	if s.TLS {
+		args = append(args, "--tls-cert", s.certificate.CertFile, "--tls-key", s.certificate.KeyFile)
+	} else {
+		args = append(args, "--insecure-http")
+	}
 	if s.OneRelay {
 		args = append(args, "--no-relay")
 	}
@@ -170,6 +242,7 @@ func (s *stage) login() {
 // awaitRows finds the rows of the session and of the control links beside it.
 func (s *stage) awaitRows() {
 	site.Eventually(s, "the rows of what is open", func() bool {
+		s.watch.list(s.ctx, s)
 		for _, h := range s.watch.all() {
 			row := h.row
 			switch {

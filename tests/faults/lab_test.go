@@ -1,0 +1,162 @@
+package main
+
+import (
+	"encoding/json"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"fairlead.dev/fairlead/tests/faults/linkem"
+	"fairlead.dev/fairlead/tests/faults/scenario"
+	"fairlead.dev/fairlead/tests/faults/score"
+)
+
+func needsRoot(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("network namespaces need root: what is said of faults is not tested")
+	}
+}
+
+// TestSubset: what is said of the commonest faults is no worse than testdata/expect.json
+// says. A mark that has become better is printed: update the file by
+// go run -tags grpcnotrace ./tests/faults -subset ci -expect tests/faults/testdata/expect.json -update.
+func TestSubset(t *testing.T) {
+	needsRoot(t)
+	var out strings.Builder
+	err := command([]string{"-subset", "ci", "-expect", "testdata/expect.json", "-keep", t.TempDir()}, &out)
+	t.Log(out.String())
+	require.NoError(t, err)
+}
+
+// TestConstantScoresNothing: a program that says the same of every ending is right of none,
+// so the lab measures.
+func TestConstantScoresNothing(t *testing.T) {
+	needsRoot(t)
+	result := filepath.Join(t.TempDir(), "result.json")
+	require.NoError(t, command([]string{
+		"-run", "exit-0|exit-3|shell-killed|terminal-closed|client-terminated|agent-terminated-direct|ended-by-admin|revoked",
+		"-overlay", constant(t), "-json", result,
+	}, io.Discard))
+	r, err := score.Read(result)
+	require.NoError(t, err)
+	for _, row := range r.Rows {
+		require.Empty(t, row.Error)
+		require.True(t, row.FateRight(), "%s: the session still ends", row.Name)
+	}
+	for _, who := range scenario.Witnesses {
+		require.Equal(t, 8, r.Totals[who].Of)
+		require.Zero(t, r.Totals[who].Right, who)
+		require.Zero(t, r.Totals[who].Silent, who)
+	}
+}
+
+// constant makes an overlay of package disconnect in which every reason is called
+// network_error, and every initiator the network.
+func constant(t *testing.T) (overlay string) {
+	t.Helper()
+	dir := t.TempDir()
+	root, err := filepath.Abs("../..")
+	require.NoError(t, err)
+	replace := map[string]string{}
+	for _, change := range []struct{ file, method, constant string }{
+		{"reason.go", "func (r Reason) String() string {", `return "network_error"`},
+		{"reason.go", "func (r Reason) Expected() bool {", "return false"},
+		{"words.go", "func (i Initiator) String() string {", `return "network"`},
+	} {
+		original := filepath.Join(root, "disconnect", change.file)
+		source := original
+		if replace[original] != "" {
+			source = replace[original]
+		}
+		text, err := os.ReadFile(source)
+		require.NoError(t, err)
+		require.Contains(t, string(text), change.method)
+		changed := filepath.Join(dir, change.file)
+		// What follows is not reached, and still compiled.
+		first := strings.Replace(string(text), change.method, change.method+"\nif true { "+change.constant+" }\n", 1)
+		require.NoError(t, os.WriteFile(changed, []byte(first), 0o600))
+		replace[original] = changed
+	}
+	data, err := json.Marshal(map[string]any{"Replace": replace})
+	require.NoError(t, err)
+	overlay = filepath.Join(dir, "overlay.json")
+	require.NoError(t, os.WriteFile(overlay, data, 0o600))
+	return overlay
+}
+
+func TestOptions(t *testing.T) {
+	for _, c := range []struct{ says, args string }{
+		{`no scenario is called "exit"`, "-run exit -list"},
+		{"there is no subset", "-subset all"},
+		{"-parallel must be 1", "-parallel 0"},
+		{"-pcap needs -keep", "-pcap"},
+		{`"exit-3" is no flag`, "exit-3"},
+		{"-run: ", "-run ("},
+	} {
+		require.ErrorContains(t, command(strings.Fields(c.args), io.Discard), c.says)
+	}
+	var out strings.Builder
+	require.NoError(t, command([]string{"-run", "exit-[03]", "-list"}, &out))
+	require.Equal(t, 2, strings.Count(out.String(), "\n"))
+}
+
+// TestEveryDeedIsKnown: the lab can do what the scenarios say.
+func TestEveryDeedIsKnown(t *testing.T) {
+	for _, s := range scenario.All() {
+		acts := s.Before
+		for _, step := range s.Steps {
+			acts = append(acts, step.Act)
+		}
+		for _, a := range acts {
+			require.Contains(t, deeds, a.Verb, s.Name)
+			if a.Verb == scenario.Impairs {
+				_, err := impairment(a.Arg)
+				require.NoError(t, err, s.Name)
+			}
+		}
+	}
+	_, err := impairment("delay=1h,colour=red")
+	require.ErrorContains(t, err, "colour")
+	m, err := impairment("delay=50ms,jitter=40ms,reorder=30")
+	require.NoError(t, err)
+	require.Equal(t, linkem.Impairment{Delay: 50 * time.Millisecond, Jitter: 40 * time.Millisecond, Reorder: 30}, m)
+}
+
+// TestTestimonies: of a log, what is said of what was open when the fault came.
+func TestTestimonies(t *testing.T) {
+	zero := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
+	s := &stage{zero: zero, connection: "ours"}
+	line := func(second int, text string) map[string]any {
+		var r map[string]any
+		require.NoError(t, json.Unmarshal([]byte(`{"time":"`+zero.Add(time.Duration(second)*time.Second).Format(time.RFC3339Nano)+`",`+text+"}"), &r))
+		return r
+	}
+	const five = `"connect_type":"agent_to_client","disconnect_reason":"process_exited","disconnect_initiator":"agent","disconnect_expected":true,"disconnect_detail":"3"`
+	const failed = `"connect_type":"agent_to_client","disconnect_reason":"process_signaled","disconnect_initiator":"agent","disconnect_expected":false,"disconnect_detail":"9"`
+	got := s.said(scenario.Agent, []map[string]any{
+		line(-1, `"msg":"ssh session closed","connection_id":"ours",`+five),             // before the fault
+		line(1, `"msg":"coordination closed",`+five),                                    // a part of a link
+		line(1, `"msg":"agent control link ended","duration":500000000,`+five),          // opened later
+		line(1, `"msg":"ssh session closed","connection_id":"theirs",`+five),            // came later, and worked
+		line(2, `"msg":"ssh session closed","connection_id":"ours",`+five),              // 0
+		line(3, `"msg":"ssh session closed","connection_id":"theirs",`+failed),          // 1
+		line(4, `"msg":"could not reach the server","reason":"dns_failure"`),            // 2
+		line(5, `"msg":"interrupted","interruption":"9s","connection_id":"ours",`+five), // 3
+		line(6, `"msg":"hello"`),
+	}, false)
+	require.Len(t, got, 4)
+	require.Equal(t, score.Testimony{
+		Party: scenario.Agent, Kind: scenario.Ending, Leg: scenario.AC, Connection: "ours", Seconds: 2, Detail: "3",
+		Words: scenario.Words{Reason: "process_exited", By: scenario.Agent, Expected: true},
+	}, got[0])
+	require.Equal(t, scenario.Attempt, got[1].Kind)
+	require.Equal(t, scenario.Words{Reason: "dns_failure"}, got[2].Words)
+	require.Equal(t, scenario.SA, got[2].Leg)
+	require.Equal(t, scenario.Interruption, got[3].Kind)
+}
