@@ -55,7 +55,7 @@ soak: build ## kill agents 100 times and servers 20 times, and see that the conn
 	$(GO) test -tags $(TAGS) -count 1 -timeout 60m -v ./tests/soak -run '^TestSoak$$' \
 		-soak.binary $(CURDIR)/$(BINARY) -soak.agents 100 -soak.servers 20 -soak.clients 6 $(SOAK)
 
-# As root, some 20 minutes. RUN=name runs one scenario, or all that a regular expression
+# As root, some 10 minutes. RUN=name runs one scenario, or all that a regular expression
 # matches, and leaves its logs in bin/faults; FAULTS="-list" shows their names.
 .PHONY: faults
 faults: ## what is said of each fault, beside what was done; docs/faults.md holds the figures

@@ -23,6 +23,7 @@ import (
 	"syscall"
 
 	"fairlead.dev/fairlead/tests/faults/scenario"
+	"fairlead.dev/fairlead/tests/faults/score"
 )
 
 // options are the command line.
@@ -41,6 +42,7 @@ type options struct {
 	version  string
 	binary   string
 	list     bool
+	from     string
 }
 
 func main() {
@@ -64,6 +66,13 @@ func command(args []string, out io.Writer) error {
 			fmt.Fprintf(out, "%-3d %-40s %s\n", s.Row, s.Name, s.Story)
 		}
 		return nil
+	}
+	if o.from != "" {
+		result, err := score.Read(o.from)
+		if err != nil {
+			return err
+		}
+		return o.publish(result, out)
 	}
 	if os.Geteuid() != 0 {
 		return errors.New("network namespaces, signals and cgroups need root")
@@ -93,6 +102,7 @@ func parse(args []string) (*options, error) {
 	flags.StringVar(&o.overlay, "overlay", "", "build the program with this overlay (see go help build)")
 	flags.StringVar(&o.version, "version", "", "what to call the program in the tables")
 	flags.StringVar(&o.binary, "binary", "", "do not build, use this program")
+	flags.StringVar(&o.from, "from", "", "run nothing, take this earlier result")
 	flags.BoolVar(&o.list, "list", false, "list the scenarios and run none")
 	if err := flags.Parse(args); err != nil {
 		return nil, err

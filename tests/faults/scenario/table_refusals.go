@@ -20,6 +20,7 @@ var refusalTable = []entry{
 		Name: "client-too-old", Row: 42, Story: "A client that speaks an older protocol comes.",
 		Cannot: "there is one version of the protocol so far, and no client that speaks another",
 		Truth: Truth{
+			Fate:   Either,
 			Client: says(cs("version_mismatch", Server).tried()),
 			Server: says(cs("version_mismatch", Server).tried()),
 		},

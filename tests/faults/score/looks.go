@@ -26,6 +26,9 @@ func finals(its []Testimony) (last []Testimony) {
 // short is the testimony in a table.
 func (t Testimony) short() string {
 	text := t.Leg.Short() + " " + t.Words.String()
+	if t.By == "" {
+		text += "nobody named"
+	}
 	if t.Kind != scenario.Ending {
 		text += ", " + string(t.Kind)
 	}

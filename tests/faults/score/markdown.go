@@ -87,7 +87,7 @@ func (r Row) markdown() string {
 	if r.Simulated {
 		name += " *simulated*"
 	}
-	if !r.FateRight() && r.Cannot == "" && r.Error == "" {
+	if r.ran() && !r.FateRight() {
 		name += map[bool]string{true: " **(it goes on)**", false: " **(it ended)**"}[r.Lived]
 	}
 	cells := []string{number, name, r.truth()}

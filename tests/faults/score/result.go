@@ -49,6 +49,9 @@ func Finish(product, version string, rows []Row) Result {
 		r.Totals[w] = count(rows, w)
 	}
 	for _, row := range rows {
+		if !row.ran() {
+			continue
+		}
 		switch row.Fate {
 		case scenario.Lives:
 			r.Fates.MustLive++
@@ -65,20 +68,35 @@ func Finish(product, version string, rows []Row) Result {
 // happened.
 func strict(rows []Row) {
 	for _, w := range scenario.Witnesses {
-		truths := map[string][]string{} // of each look: what was true
 		for _, row := range rows {
 			cell := row.Cells[w]
-			truth := fmt.Sprint(cell.Must)
-			if row.Error == "" && row.Cannot == "" && len(cell.Must) > 0 && !slices.Contains(truths[cell.Looks], truth) {
-				truths[cell.Looks] = append(truths[cell.Looks], truth)
-			}
-		}
-		for _, row := range rows {
-			cell := row.Cells[w]
-			cell.Strict = cell.Mark == Right && len(truths[cell.Looks]) == 1
+			cell.Strict = cell.Mark == Right && !slices.ContainsFunc(rows, func(other Row) bool {
+				return other.ran() && other.Cells[w].Looks == cell.Looks && contradict(cell.says, other.Cells[w].says)
+			})
 			row.Cells[w] = cell
 		}
 	}
+}
+
+// contradict reports whether of one leg two things are to be said that cannot both be
+// true, or one of both has nothing to say of what the other must.
+func contradict(a, b []scenario.Say) bool {
+	if (len(a) == 0) != (len(b) == 0) {
+		return true
+	}
+	common := false
+	for _, x := range a {
+		for _, y := range b {
+			if x.Leg != y.Leg || x.Kind != y.Kind {
+				continue
+			}
+			common = true
+			if !x.Accepts(y.Words) && !y.Accepts(x.Words) {
+				return true
+			}
+		}
+	}
+	return !common && len(a) > 0
 }
 
 func count(rows []Row, w scenario.Party) (t Totals) {

@@ -71,6 +71,8 @@ type Cell struct {
 	Final       *float64 `json:"final"`
 	// Looks is all that a reader sees of it, without what differs in every run.
 	Looks string `json:"looks"`
+
+	says []scenario.Say // what Must is made of
 }
 
 // Row is one scenario's result.
@@ -88,12 +90,12 @@ type Row struct {
 	Cells map[scenario.Party]Cell `json:"cells"`
 }
 
+// ran reports whether the row shows anything.
+func (r Row) ran() bool { return r.Cannot == "" && r.Error == "" }
+
 // FateRight reports whether the session went on, or ended, as it had to.
 func (r Row) FateRight() bool {
-	if r.Cannot != "" || r.Error != "" {
-		return false
-	}
-	return r.Fate == scenario.Either || r.Lived == (r.Fate == scenario.Lives)
+	return r.ran() && (r.Fate == scenario.Either || r.Lived == (r.Fate == scenario.Lives))
 }
 
 // Judge makes a row of what a run of s showed. Strict needs all rows: see [Finish].
@@ -105,7 +107,7 @@ func Judge(s scenario.Scenario, o Outcome) Row {
 	slices.SortStableFunc(o.Said, func(a, b Testimony) int { return cmp.Compare(a.Seconds, b.Seconds) })
 	for _, w := range scenario.Witnesses {
 		cell := judgeParty(s.Truth, w, said(o.Said, w))
-		if s.Cannot != "" || o.Error != "" {
+		if !r.ran() {
 			cell.Mark = Unrun
 		}
 		r.Cells[w] = cell
@@ -125,7 +127,7 @@ func said(all []Testimony, w scenario.Party) (its []Testimony) {
 
 func judgeParty(truth scenario.Truth, w scenario.Party, its []Testimony) Cell {
 	must := truth.Of(w)
-	cell := Cell{Mark: Quiet, Must: []string{}, Said: []string{}}
+	cell := Cell{says: must, Mark: Quiet, Must: []string{}, Said: []string{}}
 	for i, say := range must {
 		cell.Must = append(cell.Must, say.String())
 		t, ok := about(its, say)
@@ -139,7 +141,9 @@ func judgeParty(truth scenario.Truth, w scenario.Party, its []Testimony) Cell {
 	}
 	last := finals(its)
 	for _, t := range last {
-		cell.Said = append(cell.Said, t.short())
+		if text := t.short(); !slices.Contains(cell.Said, text) {
+			cell.Said = append(cell.Said, text)
+		}
 	}
 	cell.Looks = looks(last)
 	return cell
