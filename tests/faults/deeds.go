@@ -85,8 +85,20 @@ var networkDeeds = map[scenario.Verb]func(context.Context, *stage, scenario.Act)
 	scenario.Freezes: func(ctx context.Context, s *stage, a scenario.Act) (*inject.Injection, error) {
 		return inject.Freeze(ctx, s.host(a.On))
 	},
-	scenario.Suspends: noClock,
-	scenario.Skews:    noClock,
+	scenario.Suspends: func(ctx context.Context, s *stage, a scenario.Act) (*inject.Injection, error) {
+		asleep, err := time.ParseDuration(a.Arg)
+		if err != nil {
+			return nil, err
+		}
+		return inject.Suspend(ctx, s.host(a.On), s.clocks[a.On], asleep)
+	},
+	scenario.Skews: func(ctx context.Context, s *stage, a scenario.Act) (*inject.Injection, error) {
+		by, err := time.ParseDuration(a.Arg)
+		if err != nil {
+			return nil, err
+		}
+		return inject.SkewWall(ctx, s.host(a.On), s.clocks[a.On], by)
+	},
 	scenario.Starves: func(ctx context.Context, s *stage, a scenario.Act) (*inject.Injection, error) {
 		pid, err := s.pid(a.On)
 		if err != nil {
@@ -135,10 +147,6 @@ var networkDeeds = map[scenario.Verb]func(context.Context, *stage, scenario.Act)
 		}
 		return g.Injection, nil
 	},
-}
-
-func noClock(context.Context, *stage, scenario.Act) (*inject.Injection, error) {
-	return nil, errors.New("the program has no clock that can be set yet")
 }
 
 // host is a party's machine.

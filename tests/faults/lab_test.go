@@ -140,14 +140,14 @@ func TestTestimonies(t *testing.T) {
 	const five = `"connect_type":"agent_to_client","disconnect_reason":"process_exited","disconnect_initiator":"agent","disconnect_expected":true,"disconnect_detail":"3"`
 	const failed = `"connect_type":"agent_to_client","disconnect_reason":"process_signaled","disconnect_initiator":"agent","disconnect_expected":false,"disconnect_detail":"9"`
 	got := s.said(scenario.Agent, []map[string]any{
-		line(-1, `"msg":"ssh session closed","connection_id":"ours",`+five),             // before the fault
-		line(1, `"msg":"coordination closed",`+five),                                    // a part of a link
-		line(1, `"msg":"agent control link ended","duration":500000000,`+five),          // opened later
-		line(1, `"msg":"ssh session closed","connection_id":"theirs",`+five),            // came later, and worked
-		line(2, `"msg":"ssh session closed","connection_id":"ours",`+five),              // 0
-		line(3, `"msg":"ssh session closed","connection_id":"theirs",`+failed),          // 1
-		line(4, `"msg":"could not reach the server","reason":"dns_failure"`),            // 2
-		line(5, `"msg":"interrupted","interruption":"9s","connection_id":"ours",`+five), // 3
+		line(-1, `"msg":"ssh session closed","connection_id":"ours",`+five),    // before the fault
+		line(1, `"msg":"coordination closed",`+five),                           // a part of a link
+		line(1, `"msg":"agent control link ended","duration":500000000,`+five), // opened later
+		line(1, `"msg":"ssh session closed","connection_id":"theirs",`+five),   // came later, and worked
+		line(2, `"msg":"ssh session closed","connection_id":"ours",`+five),     // 0
+		line(3, `"msg":"ssh session closed","connection_id":"theirs",`+failed), // 1
+		line(4, `"msg":"could not reach the server","reason":"dns_failure"`),   // 2
+		line(5, `"msg":"connection interrupted","connection_id":"ours",`+five), // 3
 		line(6, `"msg":"hello"`),
 	}, false)
 	require.Len(t, got, 4)

@@ -45,7 +45,7 @@ func (s *stage) listen() score.Outcome {
 
 // until returns when ok says yes or due.
 func (s *stage) until(due <-chan time.Time, ok func() bool) {
-	tick := time.NewTicker(500 * time.Millisecond)
+	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for !ok() {
 		select {
@@ -61,6 +61,9 @@ func (s *stage) until(due <-chan time.Time, ok func() bool) {
 // answered reports whether all that must be said was said and is true, and the session
 // has the fate that it must have.
 func (s *stage) answered() bool {
+	if slices.ContainsFunc(s.Truth.Of(scenario.Log), func(say scenario.Say) bool { return say.Kind == scenario.Interruption }) {
+		s.watch.list(s.ctx, s) // interruptions are not in what is followed
+	}
 	row := score.Judge(s.Scenario, score.Outcome{Said: s.testimonies()})
 	for _, w := range scenario.Witnesses {
 		if c := row.Cells[w]; c.Mark != score.Right && (c.Mark != score.Quiet || len(c.Must) > 0) {
@@ -96,10 +99,10 @@ var streams = []string{
 	"coordination stream ended", "coordination closed", "companion stream refused", "relay control link ended", "relay connection ended",
 }
 
-// said reads a party's log: what has all five fields is about an ending, or, with a
-// field "interruption", about what did not end; what has a reason alone is about an
-// attempt. Another client of the same user speaks of attempts of its own, and of the
-// ending of ours where it names it.
+// said reads a party's log: what has all five fields is about an ending, or about an
+// interruption if it says so; what has a reason alone is about an attempt. Another client
+// of the same user speaks of attempts of its own, and of the ending of ours where it names
+// it.
 func (s *stage) said(party scenario.Party, records []map[string]any, another bool) (its []score.Testimony) {
 	for _, r := range records {
 		at, err := time.Parse(time.RFC3339Nano, fmt.Sprint(r["time"]))
@@ -117,7 +120,7 @@ func (s *stage) said(party scenario.Party, records []map[string]any, another boo
 			t.Kind, t.Leg = scenario.Ending, scenario.Leg(fmt.Sprint(r[disconnect.KeyConnectType]))
 			t.Words = words(r[disconnect.KeyReason], r[disconnect.KeyInitiator], r[disconnect.KeyExpected])
 			t.Detail, _ = r[disconnect.KeyDetail].(string)
-			if has(r, "interruption") {
+			if msg == "connection interrupted" {
 				t.Kind = scenario.Interruption
 			}
 			if id != s.connection && (id != "" || another) && !strings.Contains(msg, "former") {
@@ -143,7 +146,7 @@ func (s *stage) said(party scenario.Party, records []map[string]any, another boo
 // beganLater reports whether a record is of a link that was opened after the fault.
 func (s *stage) beganLater(record map[string]any, at time.Time) bool {
 	lasted, ok := record["duration"].(float64)
-	return ok && record["connection_id"] == nil && at.Add(-time.Duration(lasted)).After(s.zero)
+	return ok && strings.HasSuffix(fmt.Sprint(record["msg"]), "control link ended") && at.Add(-time.Duration(lasted)).After(s.zero)
 }
 
 // ownLink is the control link that each party dials.

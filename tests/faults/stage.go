@@ -41,9 +41,10 @@ type stage struct {
 	undo       []func() error          // the last one first
 	story      timeline.Line
 
-	certificate *inject.Certificate             // of the server, if it has one
-	proxy       *inject.Proxy                   // before the server, if there is one
-	boot        map[scenario.Party]func() error // gives a host its power back
+	certificate *inject.Certificate              // of the server, if it has one
+	proxy       *inject.Proxy                    // before the server, if there is one
+	clocks      map[scenario.Party]*inject.Clock // of each host's processes
+	boot        map[scenario.Party]func() error  // gives a host its power back
 }
 
 // other is a client that comes later.
@@ -68,7 +69,7 @@ func (o *options) once(ctx context.Context, s scenario.Scenario) (outcome score.
 	failure := try(ctx, func(a *attempt) {
 		st := &stage{
 			attempt: a, Scenario: s, options: o, began: time.Now(), links: map[scenario.Leg]string{},
-			boot: map[scenario.Party]func() error{},
+			clocks: map[scenario.Party]*inject.Clock{}, boot: map[scenario.Party]func() error{},
 		}
 		st.build()
 		st.open()
@@ -113,6 +114,10 @@ func (s *stage) build() {
 func (s *stage) home(h *netlab.Host) *site.Home {
 	home := site.NewHome(s)
 	home.In = h.Command
+	clock, err := inject.NewClock(home.Dir)
+	s.must("make a clock", err)
+	s.clocks[scenario.Party(h.Name)] = clock
+	home.Setenv(clock.Env())
 	return home
 }
 

@@ -20,19 +20,7 @@ type watch struct {
 // heard is a row as it was at a time.
 type heard struct {
 	at  time.Time
-	row loggedRow
-}
-
-// loggedRow is a row of the connection log. Interruptions are what it went through and
-// survived; a program that records none has none.
-type loggedRow struct {
-	sdk.Connection
-	Interruptions []struct {
-		Reason    string `json:"disconnect_reason"`
-		Initiator string `json:"disconnect_initiator"`
-		Expected  bool   `json:"disconnect_expected"`
-		Detail    string `json:"disconnect_detail"`
-	} `json:"interruptions"`
+	row sdk.Connection
 }
 
 func (s *stage) startWatch() *watch {
@@ -59,7 +47,7 @@ func (s *stage) startWatch() *watch {
 // list notes what has changed since the last row was heard.
 func (w *watch) list(ctx context.Context, s *stage) {
 	text, err := s.admin.Command(ctx, "connections", "--limit", "0", "--output", "json").Output()
-	var rows []loggedRow
+	var rows []sdk.Connection
 	if err != nil || json.Unmarshal(text, &rows) != nil {
 		return // the server is away
 	}
@@ -73,7 +61,7 @@ func (w *watch) list(ctx context.Context, s *stage) {
 }
 
 // last is the newest that was heard of a row. Its caller holds mu.
-func (w *watch) last(id string) (row loggedRow) {
+func (w *watch) last(id string) (row sdk.Connection) {
 	for _, h := range w.heard {
 		if h.row.ID == id {
 			row = h.row
@@ -92,7 +80,7 @@ func (w *watch) follow(ctx context.Context, s *stage) {
 	lines := bufio.NewScanner(out)
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
-		var row loggedRow
+		var row sdk.Connection
 		if json.Unmarshal(lines.Bytes(), &row) == nil && row.ID != "" {
 			w.mu.Lock()
 			w.heard = append(w.heard, heard{time.Now(), row})

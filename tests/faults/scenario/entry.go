@@ -114,20 +114,23 @@ func (s Scenario) timed(limit, final time.Duration) Scenario {
 }
 
 // survived is the truth of the short form: what would have ended the session is an
-// interruption of it, and control links, which wait for less or more, may have ended.
+// interruption of it, and control links, which wait for less or more, may have ended. What
+// the server has to say of an interruption is in the connection log.
 func (t Truth) survived() Truth {
-	soften := func(says []Say) []Say {
-		var soft []Say
+	soften := func(says []Say, quietly bool) (soft []Say) {
 		for _, s := range says {
-			switch {
-			case s.Leg != AC:
-				s = s.may()
-			case s.Kind == Ending:
+			if s.Leg == AC && s.Kind == Ending {
 				s = s.passing()
+			}
+			if s.Leg != AC || quietly {
+				s = s.may()
 			}
 			soft = append(soft, s)
 		}
 		return soft
 	}
-	return Truth{Fate: Lives, Client: soften(t.Client), Agent: soften(t.Agent), Server: soften(t.Server), Log: soften(t.Log)}
+	return Truth{
+		Fate: Lives, Client: soften(t.Client, false), Agent: soften(t.Agent, false),
+		Server: soften(t.Server, true), Log: soften(t.Of(Log), false),
+	}
 }

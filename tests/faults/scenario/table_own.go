@@ -65,7 +65,7 @@ var ownTable = []entry{
 			Fate:   Lives,
 			Client: says(ac("host_paused", Agent).or("peer_unresponsive", Agent).passing()),
 			Agent:  says(ac("host_paused", Agent).passing(), sa("host_paused", Agent).may()),
-			Server: says(ac("host_paused", Agent).passing(), sa("peer_unresponsive", Agent).or("host_paused", Agent).may()),
+			Server: says(ac("host_paused", Agent).passing().may(), sa("peer_unresponsive", Agent).or("host_paused", Agent).may()),
 			Log:    says(ac("host_paused", Agent).passing(), sa("host_paused", Agent).may()),
 		},
 		Final: laterFinal,
