@@ -33,8 +33,6 @@ import (
 
 // Defaults of [Options].
 const (
-	// DefaultOutageLimit is how long a client may be silent before its sessions end.
-	DefaultOutageLimit = 60 * time.Second
 	// DefaultDetachedLimit is how long a terminal lives while nobody is attached.
 	DefaultDetachedLimit = reconnectingpty.DefaultDetachedLimit
 	// DefaultShutdownTimeout bounds Close.
@@ -60,7 +58,8 @@ type Options struct {
 	Version  string
 	// ForceRelay keeps all tailnet traffic on the relay.
 	ForceRelay bool
-	// OutageLimit is how long a client may be silent before its sessions end.
+	// OutageLimit is how long a client may be silent before its sessions end; 0: what the
+	// server says.
 	OutageLimit time.Duration
 	// DetachedLimit ends a terminal that nobody was attached to for so long.
 	DetachedLimit time.Duration
@@ -175,9 +174,6 @@ func newAgent(opts Options) (*agent, error) {
 func withDefaults(opts Options) Options {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
-	}
-	if opts.OutageLimit <= 0 {
-		opts.OutageLimit = DefaultOutageLimit
 	}
 	if opts.ShutdownTimeout <= 0 {
 		opts.ShutdownTimeout = DefaultShutdownTimeout

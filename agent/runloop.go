@@ -167,6 +167,9 @@ func (a *agent) fetchManifest(ctx context.Context, api proto.AgentServiceClient)
 		}, Err: err}
 	}
 	a.manifest.Store(manifest)
+	if a.opts.OutageLimit <= 0 {
+		a.companion.SetOutageLimit(manifest.OutageLimit)
+	}
 	a.obey(msg.GetOrders())
 	return nil
 }

@@ -78,7 +78,7 @@ type agentOptions struct {
 
 // table is the option table of `fairlead agent`.
 func (o *agentOptions) table() []option {
-	o.stateDir, o.outageLimit, o.shutdownTimeout = defaultStateDir("agent"), agent.DefaultOutageLimit, agent.DefaultShutdownTimeout
+	o.stateDir, o.shutdownTimeout = defaultStateDir("agent"), agent.DefaultShutdownTimeout
 	o.detachedLimit = agent.DefaultDetachedLimit
 	return []option{
 		{name: "url", value: &o.url, usage: "URL of the server", argument: true},
@@ -88,7 +88,7 @@ func (o *agentOptions) table() []option {
 		{name: "insecure-http", value: &o.insecureHTTP, usage: "send the token over plain HTTP beyond loopback"},
 		{name: "force-relay", value: &o.forceRelay, usage: "keep all traffic on the relay, never direct"},
 		{name: "metrics-listen", value: &o.metricsListen, usage: "address and port of /metrics, and of pprof if it is loopback; empty turns both off"},
-		{name: "outage-limit", value: &o.outageLimit, usage: "how long a client may be out of reach before its sessions end"},
+		{name: "outage-limit", value: &o.outageLimit, usage: "how long a client may be out of reach before its sessions end; 0: what the server says", shown: "the server's"},
 		{name: "detached-limit", value: &o.detachedLimit, usage: "how long a terminal of `fairlead attach` lives while nobody is attached"},
 		{name: "shutdown-timeout", value: &o.shutdownTimeout, usage: "how long a stop may take"},
 	}

@@ -51,7 +51,7 @@ func newAttach(s streams) *cobra.Command {
 	flags.BoolVar(&list, "list", false, "list your terminals in the workspace instead")
 	flags.StringVar(&kill, "kill", "", "end the terminal of this name instead")
 	flags.BoolVar(&c.forceRelay, "force-relay", false, "keep all traffic on the relay, never direct")
-	flags.DurationVar(&c.outageLimit, "outage-limit", 0, "how long the workspace may be out of reach before this command ends (default 1m)")
+	flags.DurationVar(&c.outageLimit, "outage-limit", 0, "how long the workspace may be out of reach before this command ends (default what the workspace allows: 30m and 1m more)")
 	profileName := profileFlag(cmd)
 	output := outputFlag(cmd)
 	logger := quietLogFlags(cmd, s.err)

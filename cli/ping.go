@@ -52,7 +52,7 @@ func newPing(s streams) *cobra.Command {
 	flags.DurationVar(&c.options.Timeout, "timeout", 3*time.Second, "time after which a ping is lost")
 	flags.BoolVar(&c.options.UntilDirect, "until-direct", false, "end with the first answer over a direct path")
 	flags.BoolVar(&c.forceRelay, "force-relay", false, "keep all traffic on the relay, never direct")
-	flags.DurationVar(&c.outage, "outage-limit", 0, "how long the workspace may be out of reach before the pings end (default 1m)")
+	flags.DurationVar(&c.outage, "outage-limit", 0, "how long the workspace may be out of reach before the pings end (default what the workspace allows: 30m and 1m more)")
 	profileName := profileFlag(cmd)
 	output := outputFlag(cmd)
 	logger := quietLogFlags(cmd, s.err)

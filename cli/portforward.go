@@ -53,7 +53,7 @@ func newPortForward(s streams) *cobra.Command {
 	flags.BoolVar(&c.exitOnLoss, "exit-on-disconnect", false, "end with exit code 255 when the workspace is lost, instead of waiting for it")
 	flags.BoolVarP(&c.verbose, "verbose", "v", false, "tell of each connection even if standard output is no terminal")
 	flags.BoolVar(&c.forceRelay, "force-relay", false, "keep all traffic on the relay, never direct")
-	flags.DurationVar(&c.outageLimit, "outage-limit", 0, "how long the workspace may be out of reach before open connections end (default 1m)")
+	flags.DurationVar(&c.outageLimit, "outage-limit", 0, "how long the workspace may be out of reach before open connections end (default what the workspace allows: 30m and 1m more)")
 	profileName := profileFlag(cmd)
 	logger := quietLogFlags(cmd, s.err)
 	cmd.RunE = run(func(cmd *cobra.Command, args []string) (err error) {

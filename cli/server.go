@@ -83,7 +83,7 @@ func saveMemory() {
 // serverOptions is the option table of `fairlead server`.
 func serverOptions(opts *server.Options) []option {
 	opts.MaxLinksPerUser, opts.MaxLinksPerAddress = server.DefaultMaxLinksPerUser, server.DefaultMaxLinksPerAddress
-	opts.ConnectionRetention = server.DefaultConnectionRetention
+	opts.ConnectionRetention, opts.OutageLimit = server.DefaultConnectionRetention, server.DefaultOutageLimit
 	opts.Listen, opts.STUNListen, opts.StateDir = defaultListen, ":3478", defaultStateDir("server")
 	return []option{
 		{name: "listen", value: &opts.Listen, usage: "address and port of HTTP"},
@@ -98,6 +98,7 @@ func serverOptions(opts *server.Options) []option {
 		{name: "max-links-per-address", value: &opts.MaxLinksPerAddress, usage: "how many agents and clients of one address may be connected at once"},
 		{name: "idle-timeout", value: &opts.IdleTimeout, usage: "end sessions through which nothing passed for so long, in workspaces without a policy of their own; 0: never"},
 		{name: "session-limit", value: &opts.SessionLimit, usage: "end sessions that have lasted so long, in workspaces without a policy of their own; 0: never"},
+		{name: "outage-limit", value: &opts.OutageLimit, usage: "how long a client may be out of reach before its sessions end, unless its agent has a limit of its own"},
 		{name: "connection-retention", value: &opts.ConnectionRetention, usage: "how long closed connections stay in the connection log; 0: for ever", shown: "2160h (90 days)"},
 		{name: "metrics-listen", value: &opts.MetricsListen, usage: "address and port of /metrics, and of pprof if it is loopback; empty turns both off"},
 		{name: "tls-cert", value: &opts.TLSCert, usage: "TLS certificate (PEM file); read anew when it changes"},

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"time"
 	"unicode/utf8"
@@ -147,6 +148,14 @@ func (l *silenceLine) show(since time.Time) {
 	fmt.Fprintf(l.out, "\x1b7\x1b[?6l\x1b[1;1H\x1b(B\x0f\x1b[0;7m%s\x1b[0m\x1b[K\x1b8", text)
 }
 
+// patienceText is short: seconds count when few minutes are left.
+func patienceText(left time.Duration) string {
+	if left < 3*time.Minute {
+		return max(left, 0).Round(time.Second).String()
+	}
+	return strings.TrimSuffix(left.Round(time.Minute).String(), "0s")
+}
+
 // silenceText says what fits into so many columns.
 func silenceText(columns int, since time.Time, left time.Duration, dropped int) string {
 	keys := "; keys not sent"
@@ -155,7 +164,7 @@ func silenceText(columns int, since time.Time, left time.Duration, dropped int) 
 	}
 	const leave = "; ~. leaves"
 	text := "fairlead: silent since " + since.Local().Format("15:04:05") +
-		"; trying for " + max(left, 0).Round(time.Second).String() + keys + leave
+		"; trying for " + patienceText(left) + keys + leave
 	if len(text) > columns {
 		text = "fairlead: no answer" + keys + leave
 	}

@@ -63,7 +63,7 @@ func newSSH(s streams) *cobra.Command {
 	flags.BoolVarP(&c.forcePTY, "tty", "t", false, "use a remote terminal for a command too")
 	flags.BoolVarP(&c.noPTY, "no-tty", "T", false, "use no remote terminal")
 	flags.BoolVar(&c.forceRelay, "force-relay", false, "keep all traffic on the relay, never direct")
-	flags.DurationVar(&c.outageLimit, "outage-limit", 0, "how long the workspace may be out of reach before the session ends (default 1m)")
+	flags.DurationVar(&c.outageLimit, "outage-limit", 0, "how long the workspace may be out of reach before the session ends (default what the workspace allows: 30m and 1m more)")
 	flags.StringArrayVarP(&c.env, "env", "e", nil, "set a variable of the remote session, KEY=VALUE (repeatable)")
 	flags.StringVar(&c.name, "name", "", "name the session; one of yours that has the name ends")
 	profileName := profileFlag(cmd)

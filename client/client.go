@@ -36,7 +36,8 @@ type Options struct {
 	Logger            *slog.Logger // nil discards
 	// ForceRelay keeps all traffic on the relay.
 	ForceRelay bool
-	// OutageLimit is how long an agent may be silent; 0 means the default.
+	// OutageLimit is how long an agent may be silent; 0 means what it says that it allows
+	// us, and a minute.
 	OutageLimit time.Duration
 	// CheckHostKey is asked about the SSH host key that the server pinned for a
 	// workspace, before anything is sent there; an error refuses it. nil: the server's

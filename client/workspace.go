@@ -1,7 +1,6 @@
 package client
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -115,7 +114,7 @@ func (w *Workspace) Interrupted() (since time.Time, interrupted bool) { return w
 
 // OutageLimit is how long the agent may be silent before the workspace ends.
 func (w *Workspace) OutageLimit() time.Duration {
-	return cmp.Or(w.config.outageLimit, companion.DefaultOutageLimit)
+	return w.watch.OutageLimit()
 }
 
 // Terminals names the terminals that the agent kept for our user when it was last heard,

@@ -25,12 +25,14 @@ const (
 	maxID = 128
 	// maxTerminals bounds the terminals that a heartbeat names.
 	maxTerminals = 8
+	// longestLimit bounds the outage limit that an agent may tell.
+	longestLimit = 24 * time.Hour
 )
 
 // Defaults of both ends.
 const (
 	DefaultHeartbeat   = 2 * time.Second
-	DefaultOutageLimit = 60 * time.Second
+	DefaultOutageLimit = 30 * time.Minute
 )
 
 // errBadFrame is wrapped by errors about bytes that are no valid frame.
@@ -76,9 +78,9 @@ func appendFrame(buf []byte, frame *proto.CompanionFrame) ([]byte, error) {
 	return buf, nil
 }
 
-func helloFrame(instance, version string) *proto.CompanionFrame {
+func helloFrame(instance, version string, limit time.Duration) *proto.CompanionFrame {
 	return &proto.CompanionFrame{Frame: &proto.CompanionFrame_Hello{Hello: &proto.CompanionHello{
-		Protocol: protocolVersion, InstanceId: instance, Version: version,
+		Protocol: protocolVersion, InstanceId: instance, Version: version, OutageLimitMs: uint64(limit.Milliseconds()),
 	}}}
 }
 

@@ -21,7 +21,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func TestFrameRoundTrip(t *testing.T) {
 	a := disconnect.Attribution{ConnectType: disconnect.AgentToClient, Reason: disconnect.ProcessExited, Initiator: disconnect.Agent}
 	frames := []*proto.CompanionFrame{
-		helloFrame("instance", "v1"),
+		helloFrame("instance", "v1", 0),
 		heartbeatFrame(1<<40, 7, []string{"main"}),
 		goodbyeFrame(a.Goodbye()),
 		flowFrame(65535, "id"),
@@ -73,14 +73,14 @@ func TestReadFrameRefusesWhatIsNone(t *testing.T) {
 func isBad(err error) bool { return err != nil && strings.Contains(err.Error(), errBadFrame.Error()) }
 
 func TestCheckHello(t *testing.T) {
-	_, err := checkHello(helloFrame("instance", ""))
+	_, err := checkHello(helloFrame("instance", "", 0))
 	require.NoError(t, err)
 	for name, frame := range map[string]*proto.CompanionFrame{
 		"another frame": heartbeatFrame(1, 1, nil),
 		"empty":         {},
-		"no instance":   helloFrame("", "v1"),
-		"long instance": helloFrame(strings.Repeat("x", maxID+1), "v1"),
-		"escape":        helloFrame("a\x1b[31m", "v1"),
+		"no instance":   helloFrame("", "v1", 0),
+		"long instance": helloFrame(strings.Repeat("x", maxID+1), "v1", 0),
+		"escape":        helloFrame("a\x1b[31m", "v1", 0),
 		"no protocol":   {Frame: &proto.CompanionFrame_Hello{Hello: &proto.CompanionHello{InstanceId: "x"}}},
 	} {
 		_, err := checkHello(frame)

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"fairlead.dev/fairlead/agent/proto"
 	"fairlead.dev/fairlead/disconnect"
 	"fairlead.dev/fairlead/disconnect/wire"
 	"fairlead.dev/fairlead/hostclock"
@@ -33,7 +34,8 @@ type HostConfig struct {
 	Logger   *slog.Logger // nil discards
 	// Heartbeat is the interval of heartbeats; 0 means [DefaultHeartbeat].
 	Heartbeat time.Duration
-	// OutageLimit is how long a client may be silent; 0 means [DefaultOutageLimit].
+	// OutageLimit is how long a client may be silent, its and our sleep included; 0 means
+	// [DefaultOutageLimit]. [Host.SetOutageLimit] changes it.
 	OutageLimit time.Duration
 	// OnGoodbye is called once when a client declared that it leaves. The ending is
 	// already recorded (see [Host.Ending]). It may block: only that client's stream
@@ -63,7 +65,8 @@ type Host struct {
 	config HostConfig
 	tasks  sync.WaitGroup // stream and clock goroutines
 
-	mu        sync.Mutex // guards all below, and every field of every peer
+	mu        sync.Mutex    // guards all below, and every field of every peer
+	limit     time.Duration // the outage limit
 	closing   bool
 	listeners map[net.Listener]struct{}
 	streams   map[*stream]netip.Addr
@@ -92,10 +95,31 @@ func NewHost(config HostConfig) *Host {
 	}
 	return &Host{
 		config:    config,
+		limit:     config.OutageLimit,
 		listeners: make(map[net.Listener]struct{}),
 		streams:   make(map[*stream]netip.Addr),
 		peers:     make(map[netip.Addr]*peer),
 	}
+}
+
+// SetOutageLimit changes how long clients may be silent, also for those that are. They are
+// told.
+func (h *Host) SetOutageLimit(limit time.Duration) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if limit <= 0 || limit == h.limit {
+		return
+	}
+	h.limit = limit
+	for s := range h.streams {
+		s.send(helloFrame(h.config.Instance, h.config.Version, limit))
+	}
+}
+
+func (h *Host) hello() *proto.CompanionFrame {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return helloFrame(h.config.Instance, h.config.Version, h.limit)
 }
 
 // Serve accepts streams from l until l fails or the host closes, and closes l. It
@@ -158,7 +182,7 @@ func (h *Host) admit(conn net.Conn) {
 
 // serve runs one stream from its first to its last byte.
 func (h *Host) serve(s *stream, from netip.Addr) {
-	s.send(helloFrame(h.config.Instance, h.config.Version))
+	s.send(h.hello())
 	var terminals func() []string
 	if h.config.Terminals != nil {
 		terminals = func() []string { return h.config.Terminals(from) }

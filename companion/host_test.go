@@ -140,7 +140,7 @@ func TestClientWithoutCompanionIsGivenUp(t *testing.T) {
 		h.Flow(flowAddr(1), "conn-1")
 		a := <-h.silences
 		require.Equal(t, disconnect.NetworkTimeout, a.Reason)
-		require.Equal(t, DefaultOutageLimit, time.Since(start))
+		require.Equal(t, testLimit, time.Since(start))
 		got, ok := h.Ending(clientAddr)
 		require.True(t, ok)
 		require.Equal(t, a, got)
@@ -151,7 +151,7 @@ func TestClientWithoutCompanionThatLeftIsForgotten(t *testing.T) {
 	hosted(t, func(t *testing.T, n *network, h *testHost) {
 		h.Flow(flowAddr(1), "conn-1")
 		h.Ended(flowAddr(1), "conn-1", disconnect.Attribution{Reason: disconnect.Graceful}, 0)
-		elapse(2 * DefaultOutageLimit)
+		elapse(2 * testLimit)
 		require.Empty(t, h.silences)
 		h.mu.Lock()
 		defer h.mu.Unlock()
@@ -162,7 +162,7 @@ func TestClientWithoutCompanionThatLeftIsForgotten(t *testing.T) {
 func TestSilenceClockRunsAcrossStreams(t *testing.T) {
 	hosted(t, func(t *testing.T, n *network, h *testHost) {
 		s := dialScript(t, n)
-		s.say(helloFrame("client-1", ""))
+		s.say(helloFrame("client-1", "", 0))
 		elapse(time.Second)
 		start := time.Now()
 		n.cut()
@@ -176,7 +176,7 @@ func TestSilenceClockRunsAcrossStreams(t *testing.T) {
 
 		// The client learns what was decided when it comes back.
 		s = dialScript(t, n)
-		s.say(helloFrame("client-1", ""))
+		s.say(helloFrame("client-1", "", 0))
 		s.requireGoodbye(disconnect.NetworkTimeout, disconnect.Network)
 		require.Empty(t, h.silences)
 		require.Empty(t, h.goodbyes)
@@ -186,10 +186,10 @@ func TestSilenceClockRunsAcrossStreams(t *testing.T) {
 func TestSilentButConnectedClientIsTold(t *testing.T) {
 	hosted(t, func(t *testing.T, n *network, h *testHost) {
 		s := dialScript(t, n)
-		s.say(helloFrame("client-1", ""))
+		s.say(helloFrame("client-1", "", 0))
 		start := time.Now()
 		s.requireGoodbye(disconnect.NetworkTimeout, disconnect.Network)
-		require.Equal(t, DefaultOutageLimit+goodbyeTimeout, time.Since(start), "cut although the client does not close")
+		require.Equal(t, testLimit+goodbyeTimeout, time.Since(start), "cut although the client does not close")
 		require.Len(t, h.silences, 1)
 	})
 }
@@ -197,9 +197,9 @@ func TestSilentButConnectedClientIsTold(t *testing.T) {
 func TestNewerStreamReplacesTheOld(t *testing.T) {
 	hosted(t, func(t *testing.T, n *network, h *testHost) {
 		first := dialScript(t, n)
-		first.say(helloFrame("client-1", ""))
+		first.say(helloFrame("client-1", "", 0))
 		second := dialScript(t, n)
-		second.say(helloFrame("client-1", ""))
+		second.say(helloFrame("client-1", "", 0))
 		_, err := readFrame(first.in)
 		require.Error(t, err)
 		h.Flow(flowAddr(7), "conn-7")
@@ -212,12 +212,12 @@ func TestNewerStreamReplacesTheOld(t *testing.T) {
 func TestAnotherProcessTakesTheAddress(t *testing.T) {
 	hosted(t, func(t *testing.T, n *network, h *testHost) {
 		s := dialScript(t, n)
-		s.say(helloFrame("client-1", ""))
+		s.say(helloFrame("client-1", "", 0))
 		s.say(goodbyeFrame(leaving))
 		<-h.goodbyes
 		h.Flow(flowAddr(8), "conn-8")
 		s = dialScript(t, n)
-		s.say(helloFrame("client-2", ""))
+		s.say(helloFrame("client-2", "", 0))
 		require.Equal(t, "conn-8", s.next().GetFlow().GetConnectionId())
 		_, ended := h.Ending(clientAddr)
 		require.False(t, ended)
@@ -229,7 +229,7 @@ func TestAnotherProcessTakesTheAddress(t *testing.T) {
 func TestGarbageToTheHost(t *testing.T) {
 	for name, first := range map[string]*proto.CompanionFrame{
 		"before the hello": heartbeatFrame(1, 1, nil),
-		"after the hello":  helloFrame("client-1", ""),
+		"after the hello":  helloFrame("client-1", "", 0),
 	} {
 		t.Run(name, func(t *testing.T) {
 			hosted(t, func(t *testing.T, n *network, h *testHost) {
@@ -280,7 +280,7 @@ func TestStreamsOfOneAddressAreBounded(t *testing.T) {
 func TestClientThatDoesNotReadLosesTheStream(t *testing.T) {
 	hosted(t, func(t *testing.T, n *network, h *testHost) {
 		s := dialScript(t, n)
-		s.say(helloFrame("client-1", ""))
+		s.say(helloFrame("client-1", "", 0))
 		elapse(0)
 		for i := range 3 * maxQueue {
 			h.Flow(flowAddr(uint16(i)), "conn")
@@ -295,7 +295,7 @@ func TestClientThatDoesNotReadLosesTheStream(t *testing.T) {
 func TestCloseSaysGoodbyeLast(t *testing.T) {
 	hosted(t, func(t *testing.T, n *network, h *testHost) {
 		s := dialScript(t, n)
-		s.say(helloFrame("client-1", ""))
+		s.say(helloFrame("client-1", "", 0))
 		fresh := dialScript(t, n) // has not said hello
 		elapse(0)
 		h.Flow(flowAddr(1), "conn-1")
@@ -320,7 +320,7 @@ func TestCloseSaysGoodbyeLast(t *testing.T) {
 func TestCloseIsBounded(t *testing.T) {
 	hosted(t, func(t *testing.T, n *network, h *testHost) {
 		s := dialScript(t, n)
-		s.say(helloFrame("client-1", ""))
+		s.say(helloFrame("client-1", "", 0))
 		start := time.Now()
 		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 		defer cancel()

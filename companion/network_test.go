@@ -27,6 +27,9 @@ type network struct {
 	conns    []net.Conn // both ends
 }
 
+// testLimit is the outage limit of both ends, unless a test says otherwise.
+const testLimit = time.Minute
+
 var clientAddr = netip.MustParseAddr("fd66:6169:726c::c")
 
 func (n *network) dial(ctx context.Context) (net.Conn, error) {
@@ -176,7 +179,7 @@ func startHost(n *network, instance string) *testHost {
 		clock:    newTestClock(), interruptions: make(chan Interruption, 64),
 	}
 	h.Host = NewHost(HostConfig{
-		Instance:  instance,
+		Instance: instance, OutageLimit: testLimit,
 		OnGoodbye: func(_ netip.Addr, g disconnect.Goodbye) { h.goodbyes <- g },
 		OnSilence: func(_ netip.Addr, a disconnect.Attribution) { h.silences <- a },
 		Clock:     h.clock.now, Kick: func(netip.Addr) { h.kicks.Add(1) },
@@ -210,7 +213,7 @@ var (
 )
 
 func startWatch(n *network) *Watch {
-	return NewWatch(WatchConfig{Dial: n.dial, Instance: "client-1", Clock: newTestClock().now})
+	return NewWatch(WatchConfig{Dial: n.dial, Instance: "client-1", OutageLimit: testLimit, Clock: newTestClock().now})
 }
 
 // session runs f in a bubble with a host "agent-1" and a watch that knows it.

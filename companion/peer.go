@@ -287,12 +287,13 @@ func (h *Host) clock(p *peer) {
 		now := h.config.Clock()
 		p.vigil.look(now)
 		ready, noticed, silence, open := p.vigil.ripe(now), p.vigil.notice(now), p.vigil.silence(now), len(p.flows) > 0
+		limit := h.limit
 		h.mu.Unlock()
 		h.interrupted(p, ready)
 		if noticed && open {
 			h.config.Logger.Info("a client is not heard", "peer", p.addr.String(), "silent_for", silence.Round(time.Second))
 		}
-		timer.Reset(min(pace(silence, h.config.Heartbeat), h.config.OutageLimit-silence))
+		timer.Reset(min(pace(silence, h.config.Heartbeat), max(0, limit-silence)))
 		if missed(silence, h.config.Heartbeat) {
 			h.config.Kick(p.addr)
 		}
@@ -314,7 +315,7 @@ func pace(silence, beat time.Duration) time.Duration {
 func (h *Host) expire(p *peer) (over bool) {
 	h.mu.Lock()
 	now := h.config.Clock()
-	if p.ended || p.vigil.silence(now) < h.config.OutageLimit {
+	if p.ended || p.vigil.silence(now) < h.limit {
 		over = p.ended
 		h.mu.Unlock()
 		return over
@@ -331,11 +332,11 @@ func (h *Host) expire(p *peer) (over bool) {
 		ConnectType: disconnect.AgentToClient,
 		Reason:      disconnect.NetworkTimeout,
 		Initiator:   disconnect.Network,
-		Detail:      fmt.Sprintf("nothing heard from the client for %v", h.config.OutageLimit),
+		Detail:      fmt.Sprintf("nothing heard from the client for %v", h.limit),
 	}
 	if own, known := p.vigil.own(); known {
 		a = own
-		a.Detail += fmt.Sprintf(", longer than the outage limit of %v", h.config.OutageLimit)
+		a.Detail += fmt.Sprintf(", longer than the outage limit of %v", h.limit)
 	}
 	h.endLocked(p, a)
 	s := p.stream

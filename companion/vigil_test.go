@@ -172,7 +172,7 @@ func TestInterruptionIsRecordedByBothEnds(t *testing.T) {
 		seen := make(chan Interruption, 8)
 		var kicks atomic.Int64
 		w := NewWatch(WatchConfig{
-			Dial: n.dial, Instance: "client-1", Clock: newTestClock().now,
+			Dial: n.dial, Instance: "client-1", OutageLimit: testLimit, Clock: newTestClock().now,
 			OnInterruption: func(i Interruption) { seen <- i }, Kick: func() { kicks.Add(1) },
 		})
 		defer w.Close()
@@ -258,7 +258,7 @@ func TestSleepBeyondTheLimit(t *testing.T) {
 			h := startHost(n, "agent-1")
 			defer h.stop(t)
 			clock := newTestClock()
-			w := NewWatch(WatchConfig{Dial: n.dial, Instance: "client-1", Clock: clock.now})
+			w := NewWatch(WatchConfig{Dial: n.dial, Instance: "client-1", OutageLimit: testLimit, Clock: clock.now})
 			defer w.Close()
 			require.NoError(t, w.WaitHello(t.Context()))
 			h.Flow(flowAddr(50001), "conn-1")
@@ -281,7 +281,7 @@ func TestSleepBeyondTheLimit(t *testing.T) {
 			elapse(time.Second)
 			n.hole.Store(true)
 			h.clock.freeze()
-			elapse(DefaultOutageLimit - 20*time.Second)
+			elapse(testLimit - 20*time.Second)
 			requireAlive(t, w)
 			require.Empty(t, h.silences)
 			elapse(4 * time.Second)
@@ -292,7 +292,7 @@ func TestSleepBeyondTheLimit(t *testing.T) {
 
 			n.hole.Store(true)
 			h.clock.freeze()
-			elapse(DefaultOutageLimit + time.Second)
+			elapse(testLimit + time.Second)
 			h.clock.thaw(true)
 			a := <-h.silences
 			require.Equal(t, disconnect.HostPaused, a.Reason)
@@ -315,5 +315,42 @@ func TestInterruptionThatIsNotExplainedYet(t *testing.T) {
 		w.Goodbye(t.Context(), leaving)
 		elapse(0)
 		require.Len(t, h.interruptions, 1)
+	})
+}
+
+// TestOutageLimitIsTold: the agent's clock decides; its client waits a minute longer, of
+// the time in which it was awake. What changes is told.
+func TestOutageLimitIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := new(network)
+		h := startHost(n, "agent-1")
+		defer h.stop(t)
+		clock := newTestClock()
+		w := NewWatch(WatchConfig{Dial: n.dial, Instance: "client-1", Clock: clock.now})
+		defer w.Close()
+		require.Equal(t, DefaultOutageLimit+patience, w.OutageLimit())
+		require.NoError(t, w.WaitHello(t.Context()))
+		elapse(time.Second)
+		require.Equal(t, testLimit+patience, w.OutageLimit())
+		h.SetOutageLimit(0)
+		h.SetOutageLimit(3 * time.Minute)
+		elapse(0)
+		require.Equal(t, 3*time.Minute+patience, w.OutageLimit())
+		h.Flow(flowAddr(50001), "conn-1")
+
+		start := time.Now()
+		n.hole.Store(true)
+		elapse(2 * time.Minute)
+		clock.freeze()
+		a := <-h.silences
+		require.InDelta(t, 180, time.Since(start).Seconds(), 3)
+		require.Contains(t, a.Detail, "3m0s")
+		elapse(time.Hour)
+		clock.thaw(true)
+		start = time.Now()
+		elapse(110 * time.Second)
+		requireAlive(t, w)
+		requireEnded(t, w, disconnect.NetworkTimeout, disconnect.Network, "nothing heard from the agent for 4m0s")
+		require.InDelta(t, 120, time.Since(start).Seconds(), 5)
 	})
 }

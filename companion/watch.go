@@ -20,12 +20,15 @@ import (
 const (
 	// dialTimeout bounds one attempt: a fresh one finds a path that just came back
 	// sooner than the retries of an old one.
-	dialTimeout = 5 * time.Second
+	dialTimeout = 3 * time.Second
 	minBackoff  = 200 * time.Millisecond
-	maxBackoff  = 2 * time.Second
+	maxBackoff  = 500 * time.Millisecond
 	// staleBeats is how many heartbeats may be missing before the stream is dropped
 	// and dialled anew.
 	staleBeats = 3
+	// patience is how much longer a client waits than its agent: the agent's clock decides,
+	// and what it decided has to arrive.
+	patience = time.Minute
 	// maxConnections bounds what an agent can make a client remember. The accounts that
 	// have been there longest make room.
 	maxConnections = 4096
@@ -41,7 +44,8 @@ type WatchConfig struct {
 	Logger   *slog.Logger // nil discards
 	// Heartbeat is the interval of heartbeats; 0 means [DefaultHeartbeat].
 	Heartbeat time.Duration
-	// OutageLimit is how long the agent may be silent; 0 means [DefaultOutageLimit].
+	// OutageLimit is how long the agent may be silent while this end is awake; 0 means what
+	// the agent says that it allows its clients, and a minute: it decides.
 	OutageLimit time.Duration
 	// OnInterruption is told of each silence of the agent that the watch survived, once it
 	// is over and explained as far as that is possible. It must not block.
@@ -69,6 +73,7 @@ type Watch struct {
 	mu          sync.Mutex // guards all below
 	instance    string     // the agent's life that this watch began with
 	vigil       *vigil
+	limit       time.Duration // the outage limit
 	replaced    time.Time
 	stream      *stream
 	presences   map[string]presence // by instance id
@@ -93,9 +98,6 @@ func NewWatch(config WatchConfig) *Watch {
 	if config.Heartbeat <= 0 {
 		config.Heartbeat = DefaultHeartbeat
 	}
-	if config.OutageLimit <= 0 {
-		config.OutageLimit = DefaultOutageLimit
-	}
 	if config.Logger == nil {
 		config.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -117,11 +119,15 @@ func NewWatch(config WatchConfig) *Watch {
 		done:        make(chan struct{}),
 		recheck:     make(chan struct{}, 1),
 		redial:      make(chan struct{}, 1),
+		limit:       config.OutageLimit,
 		vigil:       newVigil(disconnect.Client, disconnect.Agent, config.Heartbeat, config.Heartbeat, config.Clock()),
 		presences:   make(map[string]presence),
 		connections: make(map[uint16]string),
 		endings:     make(map[string]connectionEnding),
 		changed:     make(chan struct{}),
+	}
+	if w.limit <= 0 {
+		w.limit = DefaultOutageLimit + patience
 	}
 	w.tasks.Go(w.clock)
 	w.tasks.Go(w.run)
@@ -425,7 +431,7 @@ func (w *Watch) weigh() (next time.Time, over bool) {
 	w.vigil.look(w.config.Clock())
 	now := time.Now()
 	e := evidence{
-		limit:    w.config.OutageLimit,
+		limit:    w.limit,
 		stale:    staleBeats * w.config.Heartbeat,
 		heardAt:  now.Add(-w.vigil.awake),
 		replaced: w.replaced,
@@ -498,7 +504,7 @@ func (w *Watch) follow(conn net.Conn) (greeted bool) {
 		w.broken(err)
 		return false
 	}
-	if !w.greet(s, hello.GetInstanceId()) {
+	if !w.greet(s, hello) {
 		return true
 	}
 	w.tasks.Go(func() { s.write(w.config.Heartbeat, nil) })
@@ -519,7 +525,8 @@ func (w *Watch) follow(conn net.Conn) (greeted bool) {
 
 // greet answers the agent's hello. It reports false when another life of the agent
 // answered, or the watch is over: then nothing is said to it.
-func (w *Watch) greet(s *stream, instance string) bool {
+func (w *Watch) greet(s *stream, hello *proto.CompanionHello) bool {
+	instance := hello.GetInstanceId()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.ended {
@@ -537,7 +544,8 @@ func (w *Watch) greet(s *stream, instance string) bool {
 		return false
 	}
 	w.stream = s
-	s.send(helloFrame(w.config.Instance, w.config.Version))
+	w.allowLocked(hello)
+	s.send(helloFrame(w.config.Instance, w.config.Version, 0))
 	w.hearLocked()
 	return true
 }
@@ -581,6 +589,20 @@ func (w *Watch) broken(err error) {
 	}
 }
 
+// allowLocked takes the agent's outage limit, unless our user has set one.
+func (w *Watch) allowLocked(hello *proto.CompanionHello) {
+	if ms := hello.GetOutageLimitMs(); ms > 0 && w.config.OutageLimit <= 0 {
+		w.limit = time.Duration(min(ms, uint64(longestLimit.Milliseconds())))*time.Millisecond + patience
+	}
+}
+
+// OutageLimit is how long the agent may be silent before the watch ends.
+func (w *Watch) OutageLimit() time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.limit
+}
+
 // hearLocked takes note of a life sign, and tells the agent if a silence was ours.
 func (w *Watch) hearLocked() {
 	confession := w.vigil.hear(w.config.Clock(), w.openLocked)
@@ -610,6 +632,8 @@ func (w *Watch) heard(frame *proto.CompanionFrame) {
 	switch {
 	case frame.GetHeartbeat() != nil:
 		w.terminals = usable(frame.GetHeartbeat().GetTerminals())
+	case frame.GetHello() != nil:
+		w.allowLocked(frame.GetHello())
 	case frame.GetExplanation() != nil:
 		w.vigil.explained(wire.ToAttribution(frame.GetExplanation().GetAttribution()))
 	case frame.GetFlow() != nil:

@@ -133,7 +133,7 @@ func TestNewAgentInstance(t *testing.T) {
 				test.after(w)
 				requireEnded(t, w, test.want, test.who, test.detail)
 				require.Equal(t, "agent-1", w.AgentInstance())
-				elapse(2 * DefaultOutageLimit)
+				elapse(2 * testLimit)
 				require.Empty(t, next.goodbyes, "the new agent never met this client")
 				require.Empty(t, next.silences)
 			})
@@ -410,7 +410,7 @@ func TestWaitHello(t *testing.T) {
 // TestInvalidBytesFromTheAgent: what answers on the companion port is something
 // else, or says something invalid later.
 func TestInvalidBytesFromTheAgent(t *testing.T) {
-	hello, err := appendFrame(nil, helloFrame("agent-1", "v1"))
+	hello, err := appendFrame(nil, helloFrame("agent-1", "v1", 0))
 	require.NoError(t, err)
 	for name, bytes := range map[string]string{
 		"before the hello": "SSH-2.0-OpenSSH_9.2\r\n" + strings.Repeat("\xff", 100),
@@ -418,7 +418,7 @@ func TestInvalidBytesFromTheAgent(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				w := NewWatch(WatchConfig{Instance: "client-1", Dial: func(context.Context) (net.Conn, error) {
+				w := NewWatch(WatchConfig{Instance: "client-1", OutageLimit: testLimit, Dial: func(context.Context) (net.Conn, error) {
 					a, b := net.Pipe()
 					go func() {
 						_, _ = b.Write([]byte(bytes))

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/crypto/ssh"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"fairlead.dev/fairlead/agent/proto"
 	"fairlead.dev/fairlead/control"
@@ -38,7 +39,9 @@ type agentAPI struct {
 	presence *presence
 	logger   *slog.Logger
 	now      func() time.Time
-	canReach func(context.Context, auth.Principal, store.Workspace) (bool, error)
+	// outageLimit is how long clients may be silent.
+	outageLimit time.Duration
+	canReach    func(context.Context, auth.Principal, store.Workspace) (bool, error)
 }
 
 // caller returns the agent that calls, and the link that its call came over.
@@ -120,6 +123,7 @@ func (a *agentAPI) GetManifest(ctx context.Context, req *proto.GetManifestReques
 	return &proto.Manifest{
 		WorkspaceId: ws.ID, WorkspaceName: ws.Name, OwnerName: ws.OwnerName, Orders: orders,
 		Directory: ws.Settings.Directory, Environment: ws.Settings.Environment, MotdFile: ws.Settings.MOTDFile,
+		OutageLimit: durationpb.New(a.outageLimit),
 	}, nil
 }
 

@@ -257,7 +257,7 @@ func (s *Server) startConnLog(ctx context.Context) (err error) {
 	s.connlog, err = connlog.New(ctx, connlog.Config{
 		Store: s.store, Logger: s.logger, Instance: s.instance, Now: s.opts.Now, Ended: s.connectionEnded,
 		Changed:   s.events.changed,
-		Retention: s.opts.ConnectionRetention,
+		Retention: s.opts.ConnectionRetention, Lease: s.opts.OutageLimit + connlog.DefaultLease,
 	})
 	return err
 }

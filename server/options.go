@@ -55,6 +55,9 @@ type Options struct {
 	// IdleTimeout and SessionLimit bound the sessions of workspaces that have no policy
 	// of their own; 0: never.
 	IdleTimeout, SessionLimit time.Duration
+	// OutageLimit is how long a client may be silent before its sessions end, which agents
+	// are told; 0 means DefaultOutageLimit.
+	OutageLimit time.Duration
 	// ConnectionRetention is how long closed connections stay in the connection log; 0: for
 	// ever.
 	ConnectionRetention time.Duration
@@ -72,6 +75,13 @@ type Options struct {
 // DefaultConnectionRetention is how long a server keeps its connection log unless it is
 // told otherwise.
 const DefaultConnectionRetention = 90 * 24 * time.Hour
+
+// DefaultOutageLimit is how long a client may be silent unless the server, or its agent,
+// is told otherwise. longestOutageLimit is what the network between them is made for.
+const (
+	DefaultOutageLimit = 30 * time.Minute
+	longestOutageLimit = 24 * time.Hour
+)
 
 // Check returns what is wrong with opts in one sentence, as far as no port and no file
 // needs to be opened to tell.
@@ -93,6 +103,12 @@ func (opts Options) normalized() (Options, error) {
 		if err := checkBound(name, d); err != nil {
 			return opts, err
 		}
+	}
+	if opts.OutageLimit < 0 || opts.OutageLimit > longestOutageLimit {
+		return opts, errors.New("the outage limit lies between 0, which is the default, and 24 hours")
+	}
+	if opts.OutageLimit == 0 {
+		opts.OutageLimit = DefaultOutageLimit
 	}
 	if opts.ConnectionRetention < 0 {
 		return opts, errors.New("the connection log cannot be kept for less than no time: give a duration, or 0 to keep it for ever")

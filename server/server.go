@@ -145,7 +145,7 @@ func (s *Server) start(ctx context.Context) (err error) {
 	if err := s.startConnLog(ctx); err != nil {
 		return err
 	}
-	api := &agentAPI{store: s.store, connlog: s.connlog, orders: s.orders, presence: s.presence, logger: s.logger, now: s.opts.Now, canReach: s.auth.CanReach}
+	api := &agentAPI{store: s.store, connlog: s.connlog, orders: s.orders, presence: s.presence, logger: s.logger, now: s.opts.Now, canReach: s.auth.CanReach, outageLimit: s.opts.OutageLimit}
 	s.control = control.NewServer(control.ServerOptions{
 		Logger: s.logger, Instance: s.instance, Version: s.opts.Version,
 		Register: func(r grpc.ServiceRegistrar) {

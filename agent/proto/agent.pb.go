@@ -249,10 +249,13 @@ type Manifest struct {
 	WorkspaceName string                 `protobuf:"bytes,2,opt,name=workspace_name,json=workspaceName,proto3" json:"workspace_name,omitempty"`
 	OwnerName     string                 `protobuf:"bytes,3,opt,name=owner_name,json=ownerName,proto3" json:"owner_name,omitempty"`
 	// directory is where sessions start; empty means the home directory.
-	Directory     string            `protobuf:"bytes,4,opt,name=directory,proto3" json:"directory,omitempty"`
-	Environment   map[string]string `protobuf:"bytes,5,rep,name=environment,proto3" json:"environment,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	MotdFile      string            `protobuf:"bytes,6,opt,name=motd_file,json=motdFile,proto3" json:"motd_file,omitempty"`
-	Orders        *Orders           `protobuf:"bytes,7,opt,name=orders,proto3" json:"orders,omitempty"`
+	Directory   string            `protobuf:"bytes,4,opt,name=directory,proto3" json:"directory,omitempty"`
+	Environment map[string]string `protobuf:"bytes,5,rep,name=environment,proto3" json:"environment,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	MotdFile    string            `protobuf:"bytes,6,opt,name=motd_file,json=motdFile,proto3" json:"motd_file,omitempty"`
+	Orders      *Orders           `protobuf:"bytes,7,opt,name=orders,proto3" json:"orders,omitempty"`
+	// outage_limit is how long a client may be silent before its sessions end; 0: the
+	// agent's own default.
+	OutageLimit   *durationpb.Duration `protobuf:"bytes,8,opt,name=outage_limit,json=outageLimit,proto3" json:"outage_limit,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -332,6 +335,13 @@ func (x *Manifest) GetMotdFile() string {
 func (x *Manifest) GetOrders() *Orders {
 	if x != nil {
 		return x.Orders
+	}
+	return nil
+}
+
+func (x *Manifest) GetOutageLimit() *durationpb.Duration {
+	if x != nil {
+		return x.OutageLimit
 	}
 	return nil
 }
@@ -1255,7 +1265,7 @@ const file_agent_proto_agent_proto_rawDesc = "" +
 	"\x12GetManifestRequest\x12 \n" +
 	"\fssh_host_key\x18\x01 \x01(\tR\n" +
 	"sshHostKey\x12%\n" +
-	"\x0eterminal_users\x18\x02 \x03(\tR\rterminalUsers\"\xf1\x02\n" +
+	"\x0eterminal_users\x18\x02 \x03(\tR\rterminalUsers\"\xaf\x03\n" +
 	"\bManifest\x12!\n" +
 	"\fworkspace_id\x18\x01 \x01(\tR\vworkspaceId\x12%\n" +
 	"\x0eworkspace_name\x18\x02 \x01(\tR\rworkspaceName\x12\x1d\n" +
@@ -1264,7 +1274,8 @@ const file_agent_proto_agent_proto_rawDesc = "" +
 	"\tdirectory\x18\x04 \x01(\tR\tdirectory\x12N\n" +
 	"\venvironment\x18\x05 \x03(\v2,.fairlead.agent.v1.Manifest.EnvironmentEntryR\venvironment\x12\x1b\n" +
 	"\tmotd_file\x18\x06 \x01(\tR\bmotdFile\x121\n" +
-	"\x06orders\x18\a \x01(\v2\x19.fairlead.agent.v1.OrdersR\x06orders\x1a>\n" +
+	"\x06orders\x18\a \x01(\v2\x19.fairlead.agent.v1.OrdersR\x06orders\x12<\n" +
+	"\foutage_limit\x18\b \x01(\v2\x19.google.protobuf.DurationR\voutageLimit\x1a>\n" +
 	"\x10EnvironmentEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xb3\a\n" +
@@ -1395,53 +1406,54 @@ var file_agent_proto_agent_proto_goTypes = []any{
 	(*Orders_Notice)(nil),                     // 17: fairlead.agent.v1.Orders.Notice
 	(*Orders_End)(nil),                        // 18: fairlead.agent.v1.Orders.End
 	(*Orders_Withdrawn)(nil),                  // 19: fairlead.agent.v1.Orders.Withdrawn
-	(*timestamppb.Timestamp)(nil),             // 20: google.protobuf.Timestamp
-	(*wire.Attribution)(nil),                  // 21: fairlead.disconnect.v1.Attribution
-	(*wire.Goodbye)(nil),                      // 22: fairlead.disconnect.v1.Goodbye
-	(*durationpb.Duration)(nil),               // 23: google.protobuf.Duration
+	(*durationpb.Duration)(nil),               // 20: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),             // 21: google.protobuf.Timestamp
+	(*wire.Attribution)(nil),                  // 22: fairlead.disconnect.v1.Attribution
+	(*wire.Goodbye)(nil),                      // 23: fairlead.disconnect.v1.Goodbye
 }
 var file_agent_proto_agent_proto_depIdxs = []int32{
 	13, // 0: fairlead.agent.v1.Manifest.environment:type_name -> fairlead.agent.v1.Manifest.EnvironmentEntry
 	12, // 1: fairlead.agent.v1.Manifest.orders:type_name -> fairlead.agent.v1.Orders
-	0,  // 2: fairlead.agent.v1.Connection.action:type_name -> fairlead.agent.v1.Connection.Action
-	1,  // 3: fairlead.agent.v1.Connection.type:type_name -> fairlead.agent.v1.Connection.Type
-	20, // 4: fairlead.agent.v1.Connection.timestamp:type_name -> google.protobuf.Timestamp
-	21, // 5: fairlead.agent.v1.Connection.attribution:type_name -> fairlead.disconnect.v1.Attribution
-	2,  // 6: fairlead.agent.v1.Connection.path:type_name -> fairlead.agent.v1.Connection.Path
-	20, // 7: fairlead.agent.v1.Connection.connected_at:type_name -> google.protobuf.Timestamp
-	20, // 8: fairlead.agent.v1.Connection.interrupted_at:type_name -> google.protobuf.Timestamp
-	5,  // 9: fairlead.agent.v1.ReportConnectionRequest.connection:type_name -> fairlead.agent.v1.Connection
-	6,  // 10: fairlead.agent.v1.ReportConnectionsRequest.reports:type_name -> fairlead.agent.v1.ReportConnectionRequest
-	20, // 11: fairlead.agent.v1.ReportConnectionsRequest.sent_at:type_name -> google.protobuf.Timestamp
-	14, // 12: fairlead.agent.v1.ReportConnectionsResponse.refused:type_name -> fairlead.agent.v1.ReportConnectionsResponse.Refusal
-	10, // 13: fairlead.agent.v1.AnnounceConnectionsRequest.gap:type_name -> fairlead.agent.v1.Gap
-	20, // 14: fairlead.agent.v1.AnnounceConnectionsRequest.sent_at:type_name -> google.protobuf.Timestamp
-	20, // 15: fairlead.agent.v1.Gap.from:type_name -> google.protobuf.Timestamp
-	20, // 16: fairlead.agent.v1.Gap.to:type_name -> google.protobuf.Timestamp
-	15, // 17: fairlead.agent.v1.Orders.stopped:type_name -> fairlead.agent.v1.Orders.Stop
-	16, // 18: fairlead.agent.v1.Orders.policy:type_name -> fairlead.agent.v1.Orders.Policy
-	17, // 19: fairlead.agent.v1.Orders.notice:type_name -> fairlead.agent.v1.Orders.Notice
-	18, // 20: fairlead.agent.v1.Orders.ends:type_name -> fairlead.agent.v1.Orders.End
-	19, // 21: fairlead.agent.v1.Orders.withdrawn:type_name -> fairlead.agent.v1.Orders.Withdrawn
-	22, // 22: fairlead.agent.v1.Orders.Stop.goodbye:type_name -> fairlead.disconnect.v1.Goodbye
-	23, // 23: fairlead.agent.v1.Orders.Policy.idle_timeout:type_name -> google.protobuf.Duration
-	23, // 24: fairlead.agent.v1.Orders.Policy.session_limit:type_name -> google.protobuf.Duration
-	20, // 25: fairlead.agent.v1.Orders.Notice.deadline:type_name -> google.protobuf.Timestamp
-	23, // 26: fairlead.agent.v1.Orders.Notice.covers:type_name -> google.protobuf.Duration
-	22, // 27: fairlead.agent.v1.Orders.Notice.goodbye:type_name -> fairlead.disconnect.v1.Goodbye
-	22, // 28: fairlead.agent.v1.Orders.End.goodbye:type_name -> fairlead.disconnect.v1.Goodbye
-	22, // 29: fairlead.agent.v1.Orders.Withdrawn.goodbye:type_name -> fairlead.disconnect.v1.Goodbye
-	3,  // 30: fairlead.agent.v1.AgentService.GetManifest:input_type -> fairlead.agent.v1.GetManifestRequest
-	9,  // 31: fairlead.agent.v1.AgentService.AnnounceConnections:input_type -> fairlead.agent.v1.AnnounceConnectionsRequest
-	7,  // 32: fairlead.agent.v1.AgentService.ReportConnections:input_type -> fairlead.agent.v1.ReportConnectionsRequest
-	4,  // 33: fairlead.agent.v1.AgentService.GetManifest:output_type -> fairlead.agent.v1.Manifest
-	11, // 34: fairlead.agent.v1.AgentService.AnnounceConnections:output_type -> fairlead.agent.v1.AnnounceConnectionsResponse
-	8,  // 35: fairlead.agent.v1.AgentService.ReportConnections:output_type -> fairlead.agent.v1.ReportConnectionsResponse
-	33, // [33:36] is the sub-list for method output_type
-	30, // [30:33] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	20, // 2: fairlead.agent.v1.Manifest.outage_limit:type_name -> google.protobuf.Duration
+	0,  // 3: fairlead.agent.v1.Connection.action:type_name -> fairlead.agent.v1.Connection.Action
+	1,  // 4: fairlead.agent.v1.Connection.type:type_name -> fairlead.agent.v1.Connection.Type
+	21, // 5: fairlead.agent.v1.Connection.timestamp:type_name -> google.protobuf.Timestamp
+	22, // 6: fairlead.agent.v1.Connection.attribution:type_name -> fairlead.disconnect.v1.Attribution
+	2,  // 7: fairlead.agent.v1.Connection.path:type_name -> fairlead.agent.v1.Connection.Path
+	21, // 8: fairlead.agent.v1.Connection.connected_at:type_name -> google.protobuf.Timestamp
+	21, // 9: fairlead.agent.v1.Connection.interrupted_at:type_name -> google.protobuf.Timestamp
+	5,  // 10: fairlead.agent.v1.ReportConnectionRequest.connection:type_name -> fairlead.agent.v1.Connection
+	6,  // 11: fairlead.agent.v1.ReportConnectionsRequest.reports:type_name -> fairlead.agent.v1.ReportConnectionRequest
+	21, // 12: fairlead.agent.v1.ReportConnectionsRequest.sent_at:type_name -> google.protobuf.Timestamp
+	14, // 13: fairlead.agent.v1.ReportConnectionsResponse.refused:type_name -> fairlead.agent.v1.ReportConnectionsResponse.Refusal
+	10, // 14: fairlead.agent.v1.AnnounceConnectionsRequest.gap:type_name -> fairlead.agent.v1.Gap
+	21, // 15: fairlead.agent.v1.AnnounceConnectionsRequest.sent_at:type_name -> google.protobuf.Timestamp
+	21, // 16: fairlead.agent.v1.Gap.from:type_name -> google.protobuf.Timestamp
+	21, // 17: fairlead.agent.v1.Gap.to:type_name -> google.protobuf.Timestamp
+	15, // 18: fairlead.agent.v1.Orders.stopped:type_name -> fairlead.agent.v1.Orders.Stop
+	16, // 19: fairlead.agent.v1.Orders.policy:type_name -> fairlead.agent.v1.Orders.Policy
+	17, // 20: fairlead.agent.v1.Orders.notice:type_name -> fairlead.agent.v1.Orders.Notice
+	18, // 21: fairlead.agent.v1.Orders.ends:type_name -> fairlead.agent.v1.Orders.End
+	19, // 22: fairlead.agent.v1.Orders.withdrawn:type_name -> fairlead.agent.v1.Orders.Withdrawn
+	23, // 23: fairlead.agent.v1.Orders.Stop.goodbye:type_name -> fairlead.disconnect.v1.Goodbye
+	20, // 24: fairlead.agent.v1.Orders.Policy.idle_timeout:type_name -> google.protobuf.Duration
+	20, // 25: fairlead.agent.v1.Orders.Policy.session_limit:type_name -> google.protobuf.Duration
+	21, // 26: fairlead.agent.v1.Orders.Notice.deadline:type_name -> google.protobuf.Timestamp
+	20, // 27: fairlead.agent.v1.Orders.Notice.covers:type_name -> google.protobuf.Duration
+	23, // 28: fairlead.agent.v1.Orders.Notice.goodbye:type_name -> fairlead.disconnect.v1.Goodbye
+	23, // 29: fairlead.agent.v1.Orders.End.goodbye:type_name -> fairlead.disconnect.v1.Goodbye
+	23, // 30: fairlead.agent.v1.Orders.Withdrawn.goodbye:type_name -> fairlead.disconnect.v1.Goodbye
+	3,  // 31: fairlead.agent.v1.AgentService.GetManifest:input_type -> fairlead.agent.v1.GetManifestRequest
+	9,  // 32: fairlead.agent.v1.AgentService.AnnounceConnections:input_type -> fairlead.agent.v1.AnnounceConnectionsRequest
+	7,  // 33: fairlead.agent.v1.AgentService.ReportConnections:input_type -> fairlead.agent.v1.ReportConnectionsRequest
+	4,  // 34: fairlead.agent.v1.AgentService.GetManifest:output_type -> fairlead.agent.v1.Manifest
+	11, // 35: fairlead.agent.v1.AgentService.AnnounceConnections:output_type -> fairlead.agent.v1.AnnounceConnectionsResponse
+	8,  // 36: fairlead.agent.v1.AgentService.ReportConnections:output_type -> fairlead.agent.v1.ReportConnectionsResponse
+	34, // [34:37] is the sub-list for method output_type
+	31, // [31:34] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_agent_proto_agent_proto_init() }

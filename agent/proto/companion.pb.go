@@ -179,7 +179,10 @@ type CompanionHello struct {
 	// instance_id names one life of one process.
 	InstanceId string `protobuf:"bytes,2,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
 	// version is the software version, for logs.
-	Version       string `protobuf:"bytes,3,opt,name=version,proto3" json:"version,omitempty"`
+	Version string `protobuf:"bytes,3,opt,name=version,proto3" json:"version,omitempty"`
+	// outage_limit_ms is how long the agent lets a client be silent. Only an agent says it,
+	// again when it has changed; 0: it does not say.
+	OutageLimitMs uint64 `protobuf:"varint,4,opt,name=outage_limit_ms,json=outageLimitMs,proto3" json:"outage_limit_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -233,6 +236,13 @@ func (x *CompanionHello) GetVersion() string {
 		return x.Version
 	}
 	return ""
+}
+
+func (x *CompanionHello) GetOutageLimitMs() uint64 {
+	if x != nil {
+		return x.OutageLimitMs
+	}
+	return 0
 }
 
 type CompanionHeartbeat struct {
@@ -471,12 +481,13 @@ const file_agent_proto_companion_proto_rawDesc = "" +
 	"\x04flow\x18\x04 \x01(\v2 .fairlead.agent.v1.CompanionFlowH\x00R\x04flow\x129\n" +
 	"\x05ended\x18\x05 \x01(\v2!.fairlead.agent.v1.CompanionEndedH\x00R\x05ended\x12K\n" +
 	"\vexplanation\x18\x06 \x01(\v2'.fairlead.agent.v1.CompanionExplanationH\x00R\vexplanationB\a\n" +
-	"\x05frame\"g\n" +
+	"\x05frame\"\x8f\x01\n" +
 	"\x0eCompanionHello\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12\x1f\n" +
 	"\vinstance_id\x18\x02 \x01(\tR\n" +
 	"instanceId\x12\x18\n" +
-	"\aversion\x18\x03 \x01(\tR\aversion\"b\n" +
+	"\aversion\x18\x03 \x01(\tR\aversion\x12&\n" +
+	"\x0foutage_limit_ms\x18\x04 \x01(\x04R\routageLimitMs\"b\n" +
 	"\x12CompanionHeartbeat\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12\x12\n" +
 	"\x04echo\x18\x02 \x01(\x04R\x04echo\x12\x1c\n" +

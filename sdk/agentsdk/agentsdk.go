@@ -4,6 +4,7 @@ package agentsdk
 
 import (
 	"fmt"
+	"time"
 
 	"fairlead.dev/fairlead/agent/proto"
 	"fairlead.dev/fairlead/disconnect"
@@ -20,6 +21,9 @@ type Manifest struct {
 	Environment map[string]string
 	// MOTDFile is shown to interactive sessions; empty means none.
 	MOTDFile string
+	// OutageLimit is how long a client may be silent before its sessions end; 0: the
+	// server does not say.
+	OutageLimit time.Duration
 }
 
 // maxEnvironment bounds the variables that a manifest may set.
@@ -40,5 +44,6 @@ func ManifestFromProto(m *proto.Manifest) (*Manifest, error) {
 		Directory:     m.GetDirectory(),
 		Environment:   m.GetEnvironment(),
 		MOTDFile:      m.GetMotdFile(),
+		OutageLimit:   max(m.GetOutageLimit().AsDuration(), 0),
 	}, nil
 }

@@ -13,7 +13,8 @@ import (
 
 const (
 	// DefaultLease is how long an agent may be silent before its connections are taken
-	// for ended: what its clients wait for it, and ten minutes.
+	// for ended, beyond the outage limit of its clients: the minute that they wait longer
+	// than that, and ten.
 	DefaultLease = 11 * time.Minute
 	// writeTimeout bounds one transaction.
 	writeTimeout = 10 * time.Second

@@ -51,8 +51,6 @@ func TestStandstillIsAnInterruption(t *testing.T) {
 	require.Contains(t, shown, "host_paused by agent, expected=false, the agent's process stood still")
 	require.Len(t, s.Agent.Stderr.Endings(t, "connection interrupted"), 2)
 	require.Empty(t, s.Agent.Stderr.Endings(t, "ssh session closed"))
-	sh.Type("exit 3\r")
-	require.Equal(t, 3, sh.Wait())
 	require.Empty(t, connections(t, s.Home, "--connect-type", "agent_to_client", "--expected", "false"), "an interruption is no disconnect")
 }
 
@@ -64,4 +62,20 @@ func typesAgain(t *testing.T, sh *site.Terminal, word string) {
 		sh.Type("printf '<%s>\\n' " + word + "\r")
 		return strings.Contains(sh.Out.String(), "<"+word+">")
 	})
+}
+
+// TestServerTellsTheOutageLimit: an agent without a limit of its own has the server's.
+func TestServerTellsTheOutageLimit(t *testing.T) {
+	t.Parallel()
+	s := site.Empty(t)
+	s.StartServer("--outage-limit", "3s")
+	s.Settle()
+	s.StartAgent()
+	sh := s.OpenShell("dev")
+	sh.Kill()
+	ended := s.Agent.Ending("ssh session closed", "agent_to_client", "network_timeout", "network", false)
+	require.Contains(t, ended["disconnect_detail"], "3s")
+	r := s.Run("server", "--outage-limit", "25h", "--state-dir", s.Path("none"))
+	require.Equal(t, 2, r.Code)
+	require.Contains(t, r.Stderr, "24 hours")
 }
