@@ -352,57 +352,66 @@ const (
 	lineDERPMap     = "disconnected from derp map RPC"
 )
 
-// TestLinkCut: rows S1, S2 and S3 when the transport breaks without a word.
-func TestLinkCut(t *testing.T) {
-	s := newTestSite(t)
-	_, recorder := s.startAgent(t, nil)
-	s.awaitCoordinated(t, recorder)
-	s.proxy.cut()
-	expectEnding(t, recorder, lineLink, disconnect.NetworkError, disconnect.Network)
-	expectEnding(t, recorder, lineCoordinator, disconnect.NetworkError, disconnect.Network)
-	expectEnding(t, recorder, lineDERPMap, disconnect.NetworkError, disconnect.Network)
+// The rows of streams that end with the link: S1 the link itself, S2 the coordination,
+// S3 the map of relays. Each ends in the same three ways, and is told of in a line of its
+// own.
+
+func TestSeedS1(t *testing.T) { testStreamEnds(t, lineLink) }
+
+func TestSeedS2(t *testing.T) {
+	testStreamEnds(t, lineCoordinator)
+	t.Run("only the RPC ends, with status OK", func(t *testing.T) {
+		s := newTestSite(t)
+		end := make(chan struct{})
+		s.tailnet.endInOrder.Store(&end)
+		_, recorder := s.startAgent(t, nil)
+		s.awaitCoordinated(t, recorder)
+		close(end)
+		expectEnding(t, recorder, lineCoordinator, disconnect.Graceful, disconnect.Server)
+		require.NoError(t, s.tailnet.awaitAdmitted(testutil.Context(t, 20*time.Second), 2), "the agent coordinates again")
+	})
 }
 
-// TestServerGoodbye: the same rows when the server says why it leaves.
-func TestServerGoodbye(t *testing.T) {
-	s := newTestSite(t)
-	_, recorder := s.startAgent(t, nil)
-	s.awaitCoordinated(t, recorder)
-	s.control.Close(testutil.Context(t, 5*time.Second),
-		disconnect.Goodbye{Reason: disconnect.ServerShutdown, Initiator: disconnect.Server, Detail: "upgrade"})
-	for _, line := range []string{lineLink, lineCoordinator, lineDERPMap} {
+func TestSeedS3(t *testing.T) { testStreamEnds(t, lineDERPMap) }
+
+func testStreamEnds(t *testing.T, line string) {
+	t.Run("the transport breaks without a word", func(t *testing.T) {
+		s := newTestSite(t)
+		_, recorder := s.startAgent(t, nil)
+		s.awaitCoordinated(t, recorder)
+		s.proxy.cut()
+		expectEnding(t, recorder, line, disconnect.NetworkError, disconnect.Network)
+	})
+	t.Run("the server says why it leaves", func(t *testing.T) {
+		s := newTestSite(t)
+		_, recorder := s.startAgent(t, nil)
+		s.awaitCoordinated(t, recorder)
+		s.control.Close(testutil.Context(t, 5*time.Second),
+			disconnect.Goodbye{Reason: disconnect.ServerShutdown, Initiator: disconnect.Server, Detail: "upgrade"})
 		attr := expectEnding(t, recorder, line, disconnect.ServerShutdown, disconnect.Server)
 		require.Contains(t, attr.Detail, "upgrade")
-	}
+	})
+	t.Run("the agent is closed", func(t *testing.T) {
+		s := newTestSite(t)
+		a, recorder := s.startAgent(t, nil)
+		s.awaitCoordinated(t, recorder)
+		require.NoError(t, a.Close())
+		expectEnding(t, recorder, line, disconnect.ServerShutdown, disconnect.Agent)
+	})
 }
 
-// TestCoordinationEndedInOrder: row S2, graceful, when only the RPC ends and its
-// status is OK. The agent coordinates again.
-func TestCoordinationEndedInOrder(t *testing.T) {
-	s := newTestSite(t)
-	end := make(chan struct{})
-	s.tailnet.endInOrder.Store(&end)
-	_, recorder := s.startAgent(t, nil)
-	s.awaitCoordinated(t, recorder)
-	close(end)
-	expectEnding(t, recorder, lineCoordinator, disconnect.Graceful, disconnect.Server)
-	require.NoError(t, s.tailnet.awaitAdmitted(testutil.Context(t, 20*time.Second), 2))
-}
-
-// TestCloseInOrder: row S5, and S1-S3 of a shutdown of our own.
-func TestCloseInOrder(t *testing.T) {
+// TestSeedS5: the agent is closed, and the coordination ends in order.
+func TestSeedS5(t *testing.T) {
 	s := newTestSite(t)
 	a, recorder := s.startAgent(t, func(o *Options) { o.ShutdownTimeout = time.Hour }) // nothing may wait for it
 	s.awaitCoordinated(t, recorder)
 	require.NoError(t, a.Close())
-	for _, line := range []string{lineLink, lineCoordinator, lineDERPMap, "coordination RPC disconnected"} {
-		expectEnding(t, recorder, line, disconnect.ServerShutdown, disconnect.Agent)
-	}
+	expectEnding(t, recorder, "coordination RPC disconnected", disconnect.ServerShutdown, disconnect.Agent)
 	require.Len(t, recorder.Endings(), 5, "with the coordination's own line, each stream ends once")
 }
 
-// TestCloseTimesOut: row S4, when the server is silent.
-func TestCloseTimesOut(t *testing.T) {
+// TestSeedS4: the agent is closed while the server is silent.
+func TestSeedS4(t *testing.T) {
 	s := newTestSite(t)
 	a, recorder := s.startAgent(t, func(o *Options) { o.ShutdownTimeout = 50 * time.Millisecond })
 	s.awaitCoordinated(t, recorder)
@@ -412,8 +421,8 @@ func TestCloseTimesOut(t *testing.T) {
 	require.Contains(t, attr.Detail, "timed out")
 }
 
-// TestFirstCoordinateFails: row S11, no line for a coordination that never was.
-func TestFirstCoordinateFails(t *testing.T) {
+// TestSeedS11: no line for a coordination that never was.
+func TestSeedS11(t *testing.T) {
 	s := newTestSite(t)
 	s.tailnet.refuse.Store(true)
 	_, recorder := s.startAgent(t, nil)

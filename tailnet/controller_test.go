@@ -221,8 +221,8 @@ func TestCoordinationThatNeverBeganLogsNothing(t *testing.T) {
 	require.Empty(t, rec.Records())
 }
 
-// S7: the socket is closed under us while we live.
-func TestSocketClosedUnderTheController(t *testing.T) {
+// TestSeedS7: the socket is closed under us while we live.
+func TestSeedS7(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
 	var mu sync.Mutex

@@ -171,8 +171,8 @@ func TestAddTunnelEndsWhenTheServerTakesItBack(t *testing.T) {
 	require.Equal(t, "dev", refused.Workspace)
 }
 
-// S6: the coordination's own line, with its own layer and initiator.
-func TestCloseLogsOneEnding(t *testing.T) {
+// TestSeedS6: the coordination's own line, with its own layer and initiator.
+func TestSeedS6(t *testing.T) {
 	t.Parallel()
 	told := disconnect.Attribution{Reason: disconnect.ServerShutdown, Initiator: disconnect.Server, Detail: "upgrade"}
 	cases := []struct {

@@ -50,7 +50,8 @@ func (h *host) start(command string, terminal bool) (*ssh.Session, *ssh.Client, 
 	return s, client, raw, r
 }
 
-func TestHowAProcessEnds(t *testing.T) {
+// TestSeedS8 has every way in which a session's process ends.
+func TestSeedS8(t *testing.T) {
 	t.Parallel()
 	const agent = disconnect.Agent
 	for _, tc := range []struct {
