@@ -62,6 +62,12 @@ faults: ## what is said of each fault, beside what was done; docs/faults.md hold
 	@mkdir -p bin/faults
 	$(GO) run -tags $(TAGS) ./tests/faults -version '$(VERSION)' -keep bin/faults $(if $(RUN),-run '$(RUN)',-json bin/faults/result.json -page docs/faults.md) $(FAULTS)
 
+# As root, some 15 minutes. The results are kept with the versions of the packages.
+.PHONY: faults-peers
+faults-peers: ## what OpenSSH and mosh, as installed here, say of the same faults
+	@mkdir -p bin/faults-peers
+	$(GO) run -tags $(TAGS) ./tests/faults/peers -out tests/faults/peers -keep bin/faults-peers $(PEERS)
+
 .PHONY: check
 check: vet staticcheck house generated linked versions ## everything CI wants besides the tests
 	@echo "check: all is well"

@@ -62,7 +62,7 @@ var networkDeeds = map[scenario.Verb]func(context.Context, *stage, scenario.Act)
 		return inject.Rebind(ctx, s.lab)
 	},
 	scenario.Impairs: func(ctx context.Context, s *stage, a scenario.Act) (*inject.Injection, error) {
-		how, err := impairment(a.Arg)
+		how, err := linkem.Parse(a.Arg)
 		if err != nil {
 			return nil, err
 		}
@@ -168,30 +168,6 @@ func (s *stage) impair(ctx context.Context, p scenario.Party, to, from linkem.Im
 		return nil, err
 	}
 	return i.Injection, nil
-}
-
-// impairment reads "delay=50ms,jitter=40ms,loss=20,reorder=30,rate=256000".
-func impairment(text string) (m linkem.Impairment, err error) {
-	for part := range strings.SplitSeq(text, ",") {
-		key, value, _ := strings.Cut(part, "=")
-		var failed error
-		switch key {
-		case "delay":
-			m.Delay, failed = time.ParseDuration(value)
-		case "jitter":
-			m.Jitter, failed = time.ParseDuration(value)
-		case "loss":
-			m.Loss, failed = strconv.ParseFloat(value, 64)
-		case "reorder":
-			m.Reorder, failed = strconv.ParseFloat(value, 64)
-		case "rate":
-			m.Rate, failed = strconv.ParseInt(value, 10, 64)
-		default:
-			failed = fmt.Errorf("%q is no way in which a link can be bad", key)
-		}
-		err = errors.Join(err, failed)
-	}
-	return m, err
 }
 
 // powerOff cuts a host off and kills what runs there. What heals does not bring back what

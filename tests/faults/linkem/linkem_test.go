@@ -161,3 +161,13 @@ func sum(b []byte) uint32 {
 	}
 	return s
 }
+
+func TestParse(t *testing.T) {
+	m, err := Parse("delay=50ms,jitter=40ms,reorder=30,rate=256000")
+	require.NoError(t, err)
+	require.Equal(t, Impairment{Delay: 50 * time.Millisecond, Jitter: 40 * time.Millisecond, Reorder: 30, Rate: 256000}, m)
+	for _, bad := range []string{"", "colour=red", "delay=fast", "loss", "delay=1h,colour=red"} {
+		_, err := Parse(bad)
+		require.Error(t, err, bad)
+	}
+}

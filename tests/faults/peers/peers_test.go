@@ -1,0 +1,65 @@
+package main
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"fairlead.dev/fairlead/tests/faults/scenario"
+)
+
+// TestRules reads records as the programs really write them.
+func TestRules(t *testing.T) {
+	sayings := func(reason string, by scenario.Party, expected bool) []scenario.Say {
+		return []scenario.Say{{Kind: scenario.Ending, Leg: scenario.AC, Words: says(reason, by, expected)}}
+	}
+	down := sayings("network_timeout", scenario.Network, false)
+	for _, c := range []struct {
+		name  string
+		rules []rule
+		text  string
+		code  int
+		truth []scenario.Say
+		want  string
+	}{
+		{"exit 0", openSSH.ofClient, "Connection to 10.77.2.2 closed.\r\n", 0, nil, "graceful/agent"},
+		{"exit 3", openSSH.ofClient, "Connection to 10.77.2.2 closed.\r\n", 3, nil, "process_exited/agent"},
+		{"killed shell", openSSH.ofClient, "Connection to 10.77.2.2 closed.\r\n", 255, nil, "unknown/"},
+		{"stopped service", openSSH.ofClient, "Connection to 10.77.2.2 closed by remote host.\r\nConnection to 10.77.2.2 closed.\r\n", 255, nil, "unknown/agent"},
+		{"silence, taken literally", openSSH.ofClient, "Timeout, server 10.77.2.2 not responding.\r\n", 255, nil, "peer_unresponsive/agent"},
+		{"silence, in its favour", openSSH.ofClient, "Timeout, server 10.77.2.2 not responding.\r\n", 255, down, "network_timeout/network"},
+		{"nothing", openSSH.ofClient, "", 255, nil, ""},
+		{"host: user", openSSH.ofHost, "Received disconnect from 10.77.9.2 port 4242:11: disconnected by user\r\n", 0, nil, "client_closed/client"},
+		{"host: reset", openSSH.ofHost, "Read error from remote host 10.77.9.2 port 4242: Connection reset by peer\r\n", 0, nil, "connection_reset/network"},
+		{"host: silence", openSSH.ofHost, "Timeout, client not responding from user root 10.77.9.2 port 4242\r\n", 0, down, "network_timeout/network"},
+		{"mosh exits", mosh.ofClient, "[mosh is exiting.]\r\n", 0, nil, "graceful/agent"},
+		{"mosh is left alone", mosh.ofClient, "[mosh did not shut down cleanly. Please note that the\r\n[mosh is exiting.]", 0, nil, "unknown/"},
+	} {
+		words, ok := read(c.rules, c.text, c.code, c.truth)
+		require.Equal(t, c.want != "", ok, c.name)
+		if ok {
+			require.Equal(t, c.want, words.String(), c.name)
+		}
+	}
+	require.Equal(t, "from 10.77.9.2 * on *", plain("from 10.77.9.2 port 4242 on pts/3\r\n"))
+}
+
+// TestApplying: what needs a server, a relay or another path is not asked of those who
+// have none, and of the rest only the session counts.
+func TestApplying(t *testing.T) {
+	list := applying()
+	require.Greater(t, len(list), 25)
+	for _, s := range list {
+		require.NotContains(t, s.Name, "relay")
+		for _, step := range s.Steps {
+			require.Contains(t, deeds, step.Verb, s.Name)
+			require.NotEqual(t, scenario.Server, step.On, s.Name)
+		}
+		for _, w := range scenario.Witnesses {
+			says := s.Truth.Of(w)
+			require.False(t, slices.ContainsFunc(says, func(s scenario.Say) bool { return s.Leg != scenario.AC }), s.Name)
+			require.True(t, len(says) == 0 || w == scenario.Client || w == scenario.Agent, s.Name)
+		}
+	}
+}
