@@ -11,8 +11,8 @@ import (
 	"fairlead.dev/fairlead/tests/faults/netlab"
 )
 
-// PlatformNotice tells the server, as the platform below a workspace does, that the
-// workspace's host will be gone at the deadline. The kind is the platform's word, as in
+// PlatformNotice tells the server, as the platform below a workspace does, that the host of
+// the workspace, given as owner/name, will be gone at the deadline. The kind is the platform's word, as in
 // "preempted". It speaks from the host from, with an admin's token. The undo withdraws it.
 func PlatformNotice(ctx context.Context, from *netlab.Host, url, token, workspace, kind string, deadline time.Time) (*Injection, error) {
 	ask := func(ctx context.Context, method, body string) error {

@@ -1,9 +1,13 @@
 package inject
 
 import (
+	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"syscall"
 	"testing"
 	"time"
@@ -139,4 +143,30 @@ func TestPowerOff(t *testing.T) {
 	require.ErrorIs(t, hears(d), os.ErrDeadlineExceeded)
 	undo(t, off)
 	connect()
+}
+
+// TestSweepGroups: what a killed test left frozen lives again, dies, and is gone.
+func TestSweepGroups(t *testing.T) {
+	t.Parallel()
+	lab := build(t, "sweep")
+	left := run(t, lab.Agent, "cat")
+	dead := exec.Command("true")
+	require.NoError(t, dead.Run())
+	f, err := newFreezer()
+	if err != nil {
+		t.Skip(err)
+	}
+	require.NoError(t, f.group.remove())
+	f.group.dir = filepath.Join(filepath.Dir(f.group.dir), fmt.Sprintf("fl-%d-1", dead.Process.Pid))
+	require.NoError(t, os.Mkdir(f.group.dir, 0o755))
+	require.NoError(t, f.group.add(left.pid()))
+	require.NoError(t, f.set(t.Context(), true))
+	eventually(t, "all to be frozen", f.frozen)
+	sweepGroups()
+	require.Equal(t, -1, left.code())
+	eventually(t, "the group to be gone", func() bool {
+		sweepGroups()
+		_, err := os.Stat(f.group.dir)
+		return errors.Is(err, os.ErrNotExist)
+	})
 }

@@ -92,7 +92,7 @@ func (s *stage) startSSHD() error {
 		return err
 	}
 	sshd := s.lab.Agent.Command(s.ctx, "/usr/sbin/sshd", "-D", "-e", "-f", s.path("sshd_config"))
-	sshd.Stderr = s.log
+	sshd.Stderr, sshd.WaitDelay = s.log, time.Second // the session's own may hold it longer
 	if err := sshd.Start(); err != nil {
 		return err
 	}
