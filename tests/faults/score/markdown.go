@@ -51,6 +51,7 @@ func (p Page) Markdown(out io.Writer) error {
 	for _, row := range p.Ours.Rows {
 		w.line(row.markdown())
 	}
+	p.peers(w)
 	p.notes(w)
 	return w.err
 }

@@ -147,7 +147,8 @@ func TestPage(t *testing.T) {
 	peer.Product, peer.Version = "OpenSSH", "9.2"
 	var page strings.Builder
 	require.NoError(t, score.Page{Ours: ours, Peers: []score.Result{peer}, Flaky: map[string]string{"exit-3": "the moon"}}.Markdown(&page))
-	for _, part := range []string{"| OpenSSH 9.2 | client | 1 of 3 (33 %)", "| 2 | exit-3 |", "**graceful**: ", "cannot be injected", "the moon", "nothing ends"} {
+	for _, part := range []string{"| OpenSSH 9.2 | client | 1 of 3 (33 %)", "| 2 | exit-3 |", "**graceful**: ", "cannot be injected", "the moon", "nothing ends",
+		"## The same faults elsewhere", " OpenSSH client | OpenSSH agent |", "| shell-killed | AC process_signaled/agent | graceful | graceful |"} {
 		require.Contains(t, page.String(), part)
 	}
 }
