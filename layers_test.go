@@ -61,7 +61,6 @@ var floors = []struct {
 		"disconnect/wire",
 		"disconnect/verdict",
 		"sshend",
-		"hostclock",
 		"httpport",
 		"metrics",
 		"telemetry",

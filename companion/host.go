@@ -13,7 +13,6 @@ import (
 	"fairlead.dev/fairlead/agent/proto"
 	"fairlead.dev/fairlead/disconnect"
 	"fairlead.dev/fairlead/disconnect/wire"
-	"fairlead.dev/fairlead/hostclock"
 )
 
 const (
@@ -53,8 +52,8 @@ type HostConfig struct {
 	// Kick is called every second or so while a client is silent: it should try to reach
 	// it. It must not block.
 	Kick func(peer netip.Addr)
-	// Clock is the host's clock; nil means [hostclock.Now].
-	Clock func() hostclock.Reading
+	// Clock is the host's clock; nil means the system's.
+	Clock func() Reading
 }
 
 // Host is the agent's end: it serves the companion streams of all clients, and
@@ -91,7 +90,7 @@ func NewHost(config HostConfig) *Host {
 		config.Kick = func(netip.Addr) {}
 	}
 	if config.Clock == nil {
-		config.Clock = hostclock.Now
+		config.Clock = now
 	}
 	return &Host{
 		config:    config,

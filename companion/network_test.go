@@ -14,7 +14,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"fairlead.dev/fairlead/disconnect"
-	"fairlead.dev/fairlead/hostclock"
 )
 
 // network carries streams from one client address to whichever listener holds the
@@ -125,19 +124,19 @@ type testClock struct {
 	mu     sync.Mutex // guards all below
 	began  time.Time
 	slept  time.Duration
-	frozen hostclock.Reading // not zero: it stands still
+	frozen Reading // not zero: it stands still
 }
 
 func newTestClock() *testClock { return &testClock{began: time.Now().Add(-time.Hour)} }
 
-func (c *testClock) now() hostclock.Reading {
+func (c *testClock) now() Reading {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.frozen != (hostclock.Reading{}) {
+	if c.frozen != (Reading{}) {
 		return c.frozen
 	}
 	boot := time.Since(c.began)
-	return hostclock.Reading{Boot: boot, Awake: boot - c.slept}
+	return Reading{Boot: boot, Awake: boot - c.slept}
 }
 
 func (c *testClock) freeze() {
@@ -154,7 +153,7 @@ func (c *testClock) thaw(slept bool) {
 	if slept {
 		c.slept += time.Since(c.began) - c.frozen.Boot
 	}
-	c.frozen = hostclock.Reading{}
+	c.frozen = Reading{}
 }
 
 // testHost is a host with what it reported.

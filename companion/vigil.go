@@ -5,8 +5,8 @@ import (
 	"slices"
 	"time"
 
+	"fairlead.dev/fairlead/clock"
 	"fairlead.dev/fairlead/disconnect"
-	"fairlead.dev/fairlead/hostclock"
 )
 
 const (
@@ -39,9 +39,9 @@ type vigil struct {
 	tick        time.Duration
 	beat        time.Duration // the other end's interval of heartbeats
 
-	heard   hostclock.Reading // when the other end was last heard
-	heardAt time.Time         // the same by the wall clock
-	looked  hostclock.Reading
+	heard   Reading   // when the other end was last heard
+	heardAt time.Time // the same by the wall clock
+	looked  Reading
 	awake   time.Duration // since the other end was heard, without sleep and standstill
 	still   standstill    // the last one
 	noticed bool          // the present silence is known to be an interruption
@@ -65,12 +65,12 @@ type standstill struct {
 	slept    bool // the machine slept; otherwise only the process stood still
 }
 
-func newVigil(self, other disconnect.Initiator, beat, tick time.Duration, now hostclock.Reading) *vigil {
+func newVigil(self, other disconnect.Initiator, beat, tick time.Duration, now Reading) *vigil {
 	return &vigil{self: self, other: other, beat: beat, tick: tick, heard: now, heardAt: time.Now(), looked: now}
 }
 
 // look takes note that this process runs.
-func (v *vigil) look(now hostclock.Reading) {
+func (v *vigil) look(now Reading) {
 	passed := now.Boot - v.looked.Boot
 	if passed > v.tick+lateness {
 		v.still = standstill{from: v.looked.Boot, to: now.Boot, slept: passed-(now.Awake-v.looked.Awake) > lateness}
@@ -81,10 +81,10 @@ func (v *vigil) look(now hostclock.Reading) {
 }
 
 // silence is the time since the other end was heard, sleep included.
-func (v *vigil) silence(now hostclock.Reading) time.Duration { return now.Boot - v.heard.Boot }
+func (v *vigil) silence(now Reading) time.Duration { return now.Boot - v.heard.Boot }
 
 // notice reports, once in each silence, that it has become an interruption.
-func (v *vigil) notice(now hostclock.Reading) bool {
+func (v *vigil) notice(now Reading) bool {
 	if v.noticed || v.silence(now) < interruptionAfter {
 		return false
 	}
@@ -94,10 +94,10 @@ func (v *vigil) notice(now hostclock.Reading) bool {
 
 // hear takes note of a life sign. If it ends an interruption, that befell connections;
 // confession is why, if this end itself is the reason.
-func (v *vigil) hear(now hostclock.Reading, connections func() []string) (confession *disconnect.Attribution) {
+func (v *vigil) hear(now Reading, connections func() []string) (confession *disconnect.Attribution) {
 	v.look(now)
 	if lasted := v.silence(now); lasted >= interruptionAfter {
-		i := Interruption{Began: v.heardAt, Duration: lasted, Connections: connections(), Attribution: v.unexplained(lasted)}
+		i := Interruption{Began: clock.Now().Add(-lasted), Duration: lasted, Connections: connections(), Attribution: v.unexplained(lasted)}
 		own, known := v.own()
 		if known {
 			i.Attribution, confession = own, &own
@@ -130,7 +130,7 @@ func (v *vigil) own() (disconnect.Attribution, bool) {
 }
 
 // lately is own, or why the interruption was that has just ended.
-func (v *vigil) lately(now hostclock.Reading) (disconnect.Attribution, bool) {
+func (v *vigil) lately(now Reading) (disconnect.Attribution, bool) {
 	if a, known := v.own(); known {
 		return a, true
 	}
@@ -171,7 +171,7 @@ func mayConfess(r disconnect.Reason) bool {
 
 // ripe removes and returns what is to be recorded now: what is explained, or has waited
 // for long enough. Nothing overtakes what came before it.
-func (v *vigil) ripe(now hostclock.Reading) (ready []Interruption) {
+func (v *vigil) ripe(now Reading) (ready []Interruption) {
 	for len(v.waiting) > 0 && (v.waiting[0].explained || now.Boot >= v.waiting[0].until) {
 		ready = append(ready, v.waiting[0].Interruption)
 		v.waiting = slices.Delete(v.waiting, 0, 1)

@@ -11,7 +11,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"fairlead.dev/fairlead/disconnect"
-	"fairlead.dev/fairlead/hostclock"
 )
 
 const beat = DefaultHeartbeat
@@ -19,14 +18,14 @@ const beat = DefaultHeartbeat
 // life is a vigil and what a bystander knows of it.
 type life struct {
 	*vigil
-	now      hostclock.Reading
+	now      Reading
 	heard    time.Duration
 	expected []Interruption // in order; the reason is what a bystander would say
 	got      []Interruption
 }
 
 func newLife(self disconnect.Initiator) *life {
-	now := hostclock.Reading{Boot: time.Hour, Awake: time.Hour}
+	now := Reading{Boot: time.Hour, Awake: time.Hour}
 	other := disconnect.Client
 	if self == disconnect.Client {
 		other = disconnect.Agent

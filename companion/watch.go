@@ -14,7 +14,6 @@ import (
 	"fairlead.dev/fairlead/agent/proto"
 	"fairlead.dev/fairlead/disconnect"
 	"fairlead.dev/fairlead/disconnect/wire"
-	"fairlead.dev/fairlead/hostclock"
 )
 
 const (
@@ -53,8 +52,8 @@ type WatchConfig struct {
 	// Kick is called every second or so while the agent is silent: it should try to reach
 	// it. It must not block.
 	Kick func()
-	// Clock is the host's clock; nil means [hostclock.Now].
-	Clock func() hostclock.Reading
+	// Clock is the host's clock; nil means the system's.
+	Clock func() Reading
 }
 
 // Watch is the client's end: it keeps a companion stream to one agent, dials again
@@ -108,7 +107,7 @@ func NewWatch(config WatchConfig) *Watch {
 		config.Kick = func() {}
 	}
 	if config.Clock == nil {
-		config.Clock = hostclock.Now
+		config.Clock = now
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	w := &Watch{
