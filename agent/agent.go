@@ -107,6 +107,8 @@ type agent struct {
 	contextConfigAPI *agentcontextconfig.API
 
 	reportQueue
+	tombstones *tombstones
+
 	live   liveSessions
 	notice atomic.Pointer[notice]                 // the platform's, nil: it gave none
 	stop   atomic.Pointer[disconnect.Attribution] // the workspace is stopped so; nil: it is not
@@ -165,8 +167,9 @@ func newAgent(opts Options) (*agent, error) {
 		askAgain: make(chan struct{}, 1),
 	}
 	a.openReports()
+	a.tombstones = openTombstones(opts.StateDir, opts.Logger)
 	if err := a.init(); err != nil {
-		return nil, errors.Join(err, a.journal.Close(), state.close())
+		return nil, errors.Join(err, a.journal.Close(), a.tombstones.close(), state.close())
 	}
 	return a, nil
 }
@@ -216,6 +219,7 @@ func (a *agent) init() error {
 		OnGoodbye:   a.clientSaidGoodbye,
 		OnSilence:   a.clientIsSilent,
 		Kick:        a.kickPeer,
+		Tombstones:  a.tombstones.of,
 
 		OnInterruption: a.clientInterrupted,
 		Terminals:      terminals{a}.names,

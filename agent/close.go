@@ -45,7 +45,7 @@ func (a *agent) shutdown(ctx context.Context) error {
 	err = errors.Join(err, a.node.Close())
 	a.routines.Wait()
 	a.runOut()
-	return errors.Join(err, a.closeReports(), a.state.close())
+	return errors.Join(err, a.closeReports(), a.tombstones.close(), a.state.close())
 }
 
 // endSessions ends every SSH session and every terminal. A process that ignores the hang-up is killed in

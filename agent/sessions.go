@@ -77,6 +77,7 @@ func (a *agent) trackSession(s agentssh.Session) (id string, ended func(agentssh
 		if forward {
 			a.companion.Release(client, connection.String())
 		} else {
+			a.tombstones.add(client, connection.String(), e.Attribution, e.ExitCode)
 			a.companion.Ended(client, connection.String(), e.Attribution, e.ExitCode)
 		}
 	}

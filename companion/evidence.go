@@ -38,13 +38,14 @@ func (p presence) crashed() bool {
 
 // evidence is what a watch knows about the agent's life it began with.
 type evidence struct {
-	limit     time.Duration // the outage limit
-	stale     time.Duration // silence from which the server's word outweighs hope
-	heardAt   time.Time     // last frame of the agent, or the start
-	replaced  time.Time     // when another life of the agent answered; zero if none
-	successor bool          // the server says that another life is online
-	known     bool          // the agent has said hello once
-	server    presence      // zero when the server has said nothing
+	limit     time.Duration          // the outage limit
+	stale     time.Duration          // silence from which the server's word outweighs hope
+	heardAt   time.Time              // last frame of the agent, or the start
+	replaced  time.Time              // when another life of the agent answered; zero if none
+	successor bool                   // the server says that another life is online
+	known     bool                   // the agent has said hello once
+	mourned   disconnect.Attribution // how a connection that we thought open ended, by the agent's record
+	server    presence               // zero when the server has said nothing
 }
 
 // judge says how the session ended, or when to look again.
@@ -56,6 +57,8 @@ type evidence struct {
 func (e evidence) judge(now time.Time) (a disconnect.Attribution, over bool, next time.Time) {
 	silence := now.Sub(e.heardAt)
 	switch {
+	case !e.replaced.IsZero() && !e.mourned.IsZero():
+		return e.mourned, true, time.Time{} // the former life was there to see it
 	case !e.replaced.IsZero():
 		if a, ok := e.obituary(); ok {
 			return a, true, time.Time{}

@@ -25,6 +25,8 @@ const (
 	maxID = 128
 	// maxTerminals bounds the terminals that a heartbeat names.
 	maxTerminals = 8
+	// maxTombstones bounds those in a hello.
+	maxTombstones = 32
 	// longestLimit bounds the outage limit that an agent may tell.
 	longestLimit = 24 * time.Hour
 )

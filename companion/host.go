@@ -52,6 +52,9 @@ type HostConfig struct {
 	// Kick is called every second or so while a client is silent: it should try to reach
 	// it. It must not block.
 	Kick func(peer netip.Addr)
+	// Tombstones returns how connections of a client ended lately, the newest first, which
+	// a client hears that was away; nil: nothing is known. It must not block.
+	Tombstones func(peer netip.Addr) []*proto.CompanionTombstone
 	// Clock is the host's clock; nil means the system's.
 	Clock func() Reading
 }
@@ -181,7 +184,12 @@ func (h *Host) admit(conn net.Conn) {
 
 // serve runs one stream from its first to its last byte.
 func (h *Host) serve(s *stream, from netip.Addr) {
-	s.send(h.hello())
+	hello := h.hello()
+	if h.config.Tombstones != nil {
+		stones := h.config.Tombstones(from)
+		hello.GetHello().Tombstones = stones[:min(len(stones), maxTombstones)]
+	}
+	s.send(hello)
 	var terminals func() []string
 	if h.config.Terminals != nil {
 		terminals = func() []string { return h.config.Terminals(from) }

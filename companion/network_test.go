@@ -13,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"fairlead.dev/fairlead/agent/proto"
 	"fairlead.dev/fairlead/disconnect"
 )
 
@@ -162,6 +163,7 @@ type testHost struct {
 	clock         *testClock
 	interruptions chan Interruption
 	kicks         atomic.Int64
+	stones        atomic.Pointer[[]*proto.CompanionTombstone]
 	goodbyes      chan disconnect.Goodbye
 	silences      chan disconnect.Attribution
 	served        chan struct{} // closed when Serve returned
@@ -182,6 +184,12 @@ func startHost(n *network, instance string) *testHost {
 		OnGoodbye: func(_ netip.Addr, g disconnect.Goodbye) { h.goodbyes <- g },
 		OnSilence: func(_ netip.Addr, a disconnect.Attribution) { h.silences <- a },
 		Clock:     h.clock.now, Kick: func(netip.Addr) { h.kicks.Add(1) },
+		Tombstones: func(netip.Addr) (stones []*proto.CompanionTombstone) {
+			if all := h.stones.Load(); all != nil {
+				stones = *all
+			}
+			return stones
+		},
 		OnInterruption: func(_ netip.Addr, i Interruption) { h.interruptions <- i },
 	})
 	go func() { defer close(h.served); h.err = h.Serve(h.listener) }()

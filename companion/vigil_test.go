@@ -10,7 +10,9 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"fairlead.dev/fairlead/agent/proto"
 	"fairlead.dev/fairlead/disconnect"
+	"fairlead.dev/fairlead/disconnect/wire"
 )
 
 const beat = DefaultHeartbeat
@@ -352,4 +354,44 @@ func TestOutageLimitIsTold(t *testing.T) {
 		requireEnded(t, w, disconnect.NetworkTimeout, disconnect.Network, "nothing heard from the agent for 4m0s")
 		require.InDelta(t, 120, time.Since(start).Seconds(), 5)
 	})
+}
+
+// TestTombstones: a client that was away learns from the agent's record how its
+// connection ended, also when another life of the agent keeps that by now.
+func TestTombstones(t *testing.T) {
+	stone := func(id string, a disconnect.Attribution) *proto.CompanionTombstone {
+		return &proto.CompanionTombstone{ConnectionId: id, ClientPort: 50001, Attribution: wire.FromAttribution(a)}
+	}
+	told := disconnect.Attribution{ConnectType: disconnect.AgentToClient, Reason: disconnect.ServerShutdown, Initiator: disconnect.Agent, Detail: "upgraded"}
+	accused := disconnect.Attribution{ConnectType: disconnect.AgentToClient, Reason: disconnect.InternalError, Initiator: disconnect.Client}
+	for name, test := range map[string]struct {
+		stones []*proto.CompanionTombstone
+		want   disconnect.Reason
+		who    disconnect.Initiator
+	}{
+		"ours":              {[]*proto.CompanionTombstone{stone("conn-1", told)}, disconnect.ServerShutdown, disconnect.Agent},
+		"of another client": {[]*proto.CompanionTombstone{stone("conn-9", told)}, disconnect.NetworkError, disconnect.Network},
+		"not ours first":    {[]*proto.CompanionTombstone{stone("conn-9", accused), stone("conn-1", told)}, disconnect.ServerShutdown, disconnect.Agent},
+		"an accusation":     {[]*proto.CompanionTombstone{stone("conn-1", accused)}, disconnect.InternalError, disconnect.Agent},
+		"none":              {nil, disconnect.NetworkError, disconnect.Network},
+	} {
+		t.Run(name, func(t *testing.T) {
+			session(t, func(t *testing.T, n *network, h *testHost, w *Watch) {
+				h.Flow(flowAddr(50001), "conn-1")
+				elapse(time.Second)
+				h.kill(t, n)
+				elapse(10 * time.Second)
+				next := startHost(n, "agent-2")
+				defer next.stop(t)
+				next.stones.Store(&test.stones)
+				start := time.Now()
+				requireEnded(t, w, test.want, test.who, "")
+				_, _, known := w.Ended(50001)
+				require.Equal(t, test.want != disconnect.NetworkError, known)
+				if known {
+					require.Less(t, time.Since(start), dialTimeout+maxBackoff, "no need to wait for the server")
+				}
+			})
+		})
+	}
 }

@@ -72,7 +72,8 @@ type Watch struct {
 	mu          sync.Mutex // guards all below
 	instance    string     // the agent's life that this watch began with
 	vigil       *vigil
-	limit       time.Duration // the outage limit
+	mourned     disconnect.Attribution // how a connection ended while we were away
+	limit       time.Duration          // the outage limit
 	replaced    time.Time
 	stream      *stream
 	presences   map[string]presence // by instance id
@@ -435,6 +436,7 @@ func (w *Watch) weigh() (next time.Time, over bool) {
 		heardAt:  now.Add(-w.vigil.awake),
 		replaced: w.replaced,
 		known:    w.instance != "",
+		mourned:  w.mourned,
 	}
 	if e.known {
 		e.server = w.presences[w.instance]
@@ -531,6 +533,7 @@ func (w *Watch) greet(s *stream, hello *proto.CompanionHello) bool {
 	if w.ended {
 		return false
 	}
+	w.mournLocked(hello.GetTombstones())
 	if w.instance == "" {
 		w.instance = instance
 		close(w.hello)
@@ -650,24 +653,45 @@ func (w *Watch) heard(frame *proto.CompanionFrame) {
 		}
 	case frame.GetEnded() != nil:
 		e := frame.GetEnded()
-		if !validID(e.GetConnectionId()) {
-			return
+		w.buryLocked(e.GetConnectionId(), e.GetAttribution(), e.ExitCode)
+	}
+}
+
+// buryLocked takes the agent's first account of how a connection ended.
+func (w *Watch) buryLocked(id string, a *wire.Attribution, exitCode *int32) {
+	if !validID(id) {
+		return
+	}
+	if _, known := w.endings[id]; known {
+		return
+	}
+	if len(w.endings) >= maxConnections {
+		w.makeRoomLocked()
+	}
+	ended := connectionEnding{attribution: wire.ToAttribution(a).On(disconnect.AgentToClient), exitCode: -1}
+	if exitCode != nil {
+		ended.exitCode = int(*exitCode)
+	}
+	w.endings[id] = ended
+	w.accounts = append(w.accounts, id)
+}
+
+// mournLocked takes the agent's tombstones of connections that we know. The newest of one
+// that we thought open is how a former life of the agent ended us, if it is one.
+func (w *Watch) mournLocked(stones []*proto.CompanionTombstone) {
+	for _, stone := range stones[:min(len(stones), maxTombstones)] {
+		id := stone.GetConnectionId()
+		known := slices.Contains(slices.Collect(maps.Values(w.connections)), id)
+		if _, ended := w.endings[id]; !known || ended {
+			continue
 		}
-		if _, known := w.endings[e.GetConnectionId()]; known {
-			return
+		if w.mourned.IsZero() {
+			g := wire.ToGoodbye(&wire.Goodbye{
+				Reason: stone.GetAttribution().GetReason(), Initiator: stone.GetAttribution().GetInitiator(), Detail: stone.GetAttribution().GetDetail(),
+			})
+			w.mourned = g.From(disconnect.Agent).On(disconnect.AgentToClient)
 		}
-		if len(w.endings) >= maxConnections {
-			w.makeRoomLocked()
-		}
-		ended := connectionEnding{
-			attribution: wire.ToAttribution(e.GetAttribution()).On(disconnect.AgentToClient),
-			exitCode:    -1,
-		}
-		if e.ExitCode != nil {
-			ended.exitCode = int(e.GetExitCode())
-		}
-		w.endings[e.GetConnectionId()] = ended
-		w.accounts = append(w.accounts, e.GetConnectionId())
+		w.buryLocked(id, stone.GetAttribution(), stone.ExitCode)
 	}
 }
 

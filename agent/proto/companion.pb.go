@@ -12,6 +12,7 @@ import (
 	wire "fairlead.dev/fairlead/disconnect/wire"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -183,6 +184,9 @@ type CompanionHello struct {
 	// outage_limit_ms is how long the agent lets a client be silent. Only an agent says it,
 	// again when it has changed; 0: it does not say.
 	OutageLimitMs uint64 `protobuf:"varint,4,opt,name=outage_limit_ms,json=outageLimitMs,proto3" json:"outage_limit_ms,omitempty"`
+	// tombstones are how connections of this client ended in the last 24 h, the newest
+	// first, some of them if there are many. Only an agent says them, also of a former life.
+	Tombstones    []*CompanionTombstone `protobuf:"bytes,5,rep,name=tombstones,proto3" json:"tombstones,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -243,6 +247,13 @@ func (x *CompanionHello) GetOutageLimitMs() uint64 {
 		return x.OutageLimitMs
 	}
 	return 0
+}
+
+func (x *CompanionHello) GetTombstones() []*CompanionTombstone {
+	if x != nil {
+		return x.Tombstones
+	}
+	return nil
 }
 
 type CompanionHeartbeat struct {
@@ -469,11 +480,98 @@ func (x *CompanionExplanation) GetAttribution() *wire.Attribution {
 	return nil
 }
 
+// CompanionTombstone says how a connection ended, to a client that was away then.
+type CompanionTombstone struct {
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	ConnectionId string                 `protobuf:"bytes,1,opt,name=connection_id,json=connectionId,proto3" json:"connection_id,omitempty"`
+	// client_port is the client's TCP port of the flow inside the tailnet.
+	ClientPort  uint32                 `protobuf:"varint,2,opt,name=client_port,json=clientPort,proto3" json:"client_port,omitempty"`
+	Attribution *wire.Attribution      `protobuf:"bytes,3,opt,name=attribution,proto3" json:"attribution,omitempty"`
+	EndedAt     *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=ended_at,json=endedAt,proto3" json:"ended_at,omitempty"`
+	ExitCode    *int32                 `protobuf:"varint,5,opt,name=exit_code,json=exitCode,proto3,oneof" json:"exit_code,omitempty"`
+	// client is the client's address inside the tailnet.
+	Client        []byte `protobuf:"bytes,6,opt,name=client,proto3" json:"client,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CompanionTombstone) Reset() {
+	*x = CompanionTombstone{}
+	mi := &file_agent_proto_companion_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CompanionTombstone) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CompanionTombstone) ProtoMessage() {}
+
+func (x *CompanionTombstone) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_companion_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CompanionTombstone.ProtoReflect.Descriptor instead.
+func (*CompanionTombstone) Descriptor() ([]byte, []int) {
+	return file_agent_proto_companion_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *CompanionTombstone) GetConnectionId() string {
+	if x != nil {
+		return x.ConnectionId
+	}
+	return ""
+}
+
+func (x *CompanionTombstone) GetClientPort() uint32 {
+	if x != nil {
+		return x.ClientPort
+	}
+	return 0
+}
+
+func (x *CompanionTombstone) GetAttribution() *wire.Attribution {
+	if x != nil {
+		return x.Attribution
+	}
+	return nil
+}
+
+func (x *CompanionTombstone) GetEndedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.EndedAt
+	}
+	return nil
+}
+
+func (x *CompanionTombstone) GetExitCode() int32 {
+	if x != nil && x.ExitCode != nil {
+		return *x.ExitCode
+	}
+	return 0
+}
+
+func (x *CompanionTombstone) GetClient() []byte {
+	if x != nil {
+		return x.Client
+	}
+	return nil
+}
+
 var File_agent_proto_companion_proto protoreflect.FileDescriptor
 
 const file_agent_proto_companion_proto_rawDesc = "" +
 	"\n" +
-	"\x1bagent/proto/companion.proto\x12\x11fairlead.agent.v1\x1a\x1adisconnect/wire/wire.proto\"\x98\x03\n" +
+	"\x1bagent/proto/companion.proto\x12\x11fairlead.agent.v1\x1a\x1adisconnect/wire/wire.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x98\x03\n" +
 	"\x0eCompanionFrame\x129\n" +
 	"\x05hello\x18\x01 \x01(\v2!.fairlead.agent.v1.CompanionHelloH\x00R\x05hello\x12E\n" +
 	"\theartbeat\x18\x02 \x01(\v2%.fairlead.agent.v1.CompanionHeartbeatH\x00R\theartbeat\x12;\n" +
@@ -481,13 +579,16 @@ const file_agent_proto_companion_proto_rawDesc = "" +
 	"\x04flow\x18\x04 \x01(\v2 .fairlead.agent.v1.CompanionFlowH\x00R\x04flow\x129\n" +
 	"\x05ended\x18\x05 \x01(\v2!.fairlead.agent.v1.CompanionEndedH\x00R\x05ended\x12K\n" +
 	"\vexplanation\x18\x06 \x01(\v2'.fairlead.agent.v1.CompanionExplanationH\x00R\vexplanationB\a\n" +
-	"\x05frame\"\x8f\x01\n" +
+	"\x05frame\"\xd6\x01\n" +
 	"\x0eCompanionHello\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12\x1f\n" +
 	"\vinstance_id\x18\x02 \x01(\tR\n" +
 	"instanceId\x12\x18\n" +
 	"\aversion\x18\x03 \x01(\tR\aversion\x12&\n" +
-	"\x0foutage_limit_ms\x18\x04 \x01(\x04R\routageLimitMs\"b\n" +
+	"\x0foutage_limit_ms\x18\x04 \x01(\x04R\routageLimitMs\x12E\n" +
+	"\n" +
+	"tombstones\x18\x05 \x03(\v2%.fairlead.agent.v1.CompanionTombstoneR\n" +
+	"tombstones\"b\n" +
 	"\x12CompanionHeartbeat\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12\x12\n" +
 	"\x04echo\x18\x02 \x01(\x04R\x04echo\x12\x1c\n" +
@@ -503,7 +604,17 @@ const file_agent_proto_companion_proto_rawDesc = "" +
 	"\n" +
 	"_exit_code\"]\n" +
 	"\x14CompanionExplanation\x12E\n" +
-	"\vattribution\x18\x01 \x01(\v2#.fairlead.disconnect.v1.AttributionR\vattributionB#Z!fairlead.dev/fairlead/agent/protob\x06proto3"
+	"\vattribution\x18\x01 \x01(\v2#.fairlead.disconnect.v1.AttributionR\vattribution\"\xa0\x02\n" +
+	"\x12CompanionTombstone\x12#\n" +
+	"\rconnection_id\x18\x01 \x01(\tR\fconnectionId\x12\x1f\n" +
+	"\vclient_port\x18\x02 \x01(\rR\n" +
+	"clientPort\x12E\n" +
+	"\vattribution\x18\x03 \x01(\v2#.fairlead.disconnect.v1.AttributionR\vattribution\x125\n" +
+	"\bended_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\aendedAt\x12 \n" +
+	"\texit_code\x18\x05 \x01(\x05H\x00R\bexitCode\x88\x01\x01\x12\x16\n" +
+	"\x06client\x18\x06 \x01(\fR\x06clientB\f\n" +
+	"\n" +
+	"_exit_codeB#Z!fairlead.dev/fairlead/agent/protob\x06proto3"
 
 var (
 	file_agent_proto_companion_proto_rawDescOnce sync.Once
@@ -517,31 +628,36 @@ func file_agent_proto_companion_proto_rawDescGZIP() []byte {
 	return file_agent_proto_companion_proto_rawDescData
 }
 
-var file_agent_proto_companion_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_agent_proto_companion_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_agent_proto_companion_proto_goTypes = []any{
-	(*CompanionFrame)(nil),       // 0: fairlead.agent.v1.CompanionFrame
-	(*CompanionHello)(nil),       // 1: fairlead.agent.v1.CompanionHello
-	(*CompanionHeartbeat)(nil),   // 2: fairlead.agent.v1.CompanionHeartbeat
-	(*CompanionFlow)(nil),        // 3: fairlead.agent.v1.CompanionFlow
-	(*CompanionEnded)(nil),       // 4: fairlead.agent.v1.CompanionEnded
-	(*CompanionExplanation)(nil), // 5: fairlead.agent.v1.CompanionExplanation
-	(*wire.Goodbye)(nil),         // 6: fairlead.disconnect.v1.Goodbye
-	(*wire.Attribution)(nil),     // 7: fairlead.disconnect.v1.Attribution
+	(*CompanionFrame)(nil),        // 0: fairlead.agent.v1.CompanionFrame
+	(*CompanionHello)(nil),        // 1: fairlead.agent.v1.CompanionHello
+	(*CompanionHeartbeat)(nil),    // 2: fairlead.agent.v1.CompanionHeartbeat
+	(*CompanionFlow)(nil),         // 3: fairlead.agent.v1.CompanionFlow
+	(*CompanionEnded)(nil),        // 4: fairlead.agent.v1.CompanionEnded
+	(*CompanionExplanation)(nil),  // 5: fairlead.agent.v1.CompanionExplanation
+	(*CompanionTombstone)(nil),    // 6: fairlead.agent.v1.CompanionTombstone
+	(*wire.Goodbye)(nil),          // 7: fairlead.disconnect.v1.Goodbye
+	(*wire.Attribution)(nil),      // 8: fairlead.disconnect.v1.Attribution
+	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
 }
 var file_agent_proto_companion_proto_depIdxs = []int32{
-	1, // 0: fairlead.agent.v1.CompanionFrame.hello:type_name -> fairlead.agent.v1.CompanionHello
-	2, // 1: fairlead.agent.v1.CompanionFrame.heartbeat:type_name -> fairlead.agent.v1.CompanionHeartbeat
-	6, // 2: fairlead.agent.v1.CompanionFrame.goodbye:type_name -> fairlead.disconnect.v1.Goodbye
-	3, // 3: fairlead.agent.v1.CompanionFrame.flow:type_name -> fairlead.agent.v1.CompanionFlow
-	4, // 4: fairlead.agent.v1.CompanionFrame.ended:type_name -> fairlead.agent.v1.CompanionEnded
-	5, // 5: fairlead.agent.v1.CompanionFrame.explanation:type_name -> fairlead.agent.v1.CompanionExplanation
-	7, // 6: fairlead.agent.v1.CompanionEnded.attribution:type_name -> fairlead.disconnect.v1.Attribution
-	7, // 7: fairlead.agent.v1.CompanionExplanation.attribution:type_name -> fairlead.disconnect.v1.Attribution
-	8, // [8:8] is the sub-list for method output_type
-	8, // [8:8] is the sub-list for method input_type
-	8, // [8:8] is the sub-list for extension type_name
-	8, // [8:8] is the sub-list for extension extendee
-	0, // [0:8] is the sub-list for field type_name
+	1,  // 0: fairlead.agent.v1.CompanionFrame.hello:type_name -> fairlead.agent.v1.CompanionHello
+	2,  // 1: fairlead.agent.v1.CompanionFrame.heartbeat:type_name -> fairlead.agent.v1.CompanionHeartbeat
+	7,  // 2: fairlead.agent.v1.CompanionFrame.goodbye:type_name -> fairlead.disconnect.v1.Goodbye
+	3,  // 3: fairlead.agent.v1.CompanionFrame.flow:type_name -> fairlead.agent.v1.CompanionFlow
+	4,  // 4: fairlead.agent.v1.CompanionFrame.ended:type_name -> fairlead.agent.v1.CompanionEnded
+	5,  // 5: fairlead.agent.v1.CompanionFrame.explanation:type_name -> fairlead.agent.v1.CompanionExplanation
+	6,  // 6: fairlead.agent.v1.CompanionHello.tombstones:type_name -> fairlead.agent.v1.CompanionTombstone
+	8,  // 7: fairlead.agent.v1.CompanionEnded.attribution:type_name -> fairlead.disconnect.v1.Attribution
+	8,  // 8: fairlead.agent.v1.CompanionExplanation.attribution:type_name -> fairlead.disconnect.v1.Attribution
+	8,  // 9: fairlead.agent.v1.CompanionTombstone.attribution:type_name -> fairlead.disconnect.v1.Attribution
+	9,  // 10: fairlead.agent.v1.CompanionTombstone.ended_at:type_name -> google.protobuf.Timestamp
+	11, // [11:11] is the sub-list for method output_type
+	11, // [11:11] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_agent_proto_companion_proto_init() }
@@ -558,13 +674,14 @@ func file_agent_proto_companion_proto_init() {
 		(*CompanionFrame_Explanation)(nil),
 	}
 	file_agent_proto_companion_proto_msgTypes[4].OneofWrappers = []any{}
+	file_agent_proto_companion_proto_msgTypes[6].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_proto_companion_proto_rawDesc), len(file_agent_proto_companion_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   6,
+			NumMessages:   7,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
