@@ -102,7 +102,7 @@ func newRoot(s streams) *cobra.Command {
 	root.AddCommand(
 		newUp(s), newServer(s), newAgent(s), newRelay(s),
 		newLogin(s), newLogout(s), newWhoami(s), newUser(s), newToken(s),
-		newLs(s), newWorkspace(s), newSSH(s), newAttach(s), newPing(s), newNetcheck(s), newPortForward(s), newSpeedtest(s), newSupportBundle(s), newContext(s), newMCP(s), newConnections(s), newWhy(s), newVerdict(s), newConfigSSH(s), newVersion(s), newExitCodes(),
+		newLs(s), newWorkspace(s), newSSH(s), newAttach(s), newPing(s), newNetcheck(s), newPortForward(s), newCp(s), newSpeedtest(s), newSupportBundle(s), newContext(s), newMCP(s), newConnections(s), newWhy(s), newVerdict(s), newConfigSSH(s), newVersion(s), newExitCodes(),
 	)
 	addCompletions(root)
 	return root

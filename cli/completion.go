@@ -27,7 +27,7 @@ func addCompletions(root *cobra.Command) {
 		switch {
 		case words[1] == "WORKSPACE":
 			root.ValidArgsFunction = completeWorkspace
-		case words[1] != "FILE":
+		case !strings.Contains(words[1], "FILE") && root.Name() != "cp":
 			root.ValidArgsFunction = cobra.NoFileCompletions
 		}
 	}

@@ -19,8 +19,8 @@ var exitCodes = []struct {
 	{"4", "log in first, or the login is no longer valid"},
 	{"5", "`ping`, `speedtest`: the workspace does not answer, or its agent is offline"},
 	{"6", "`ping --until-direct`: it answers, but only over the relay"},
-	{"7", "`ssh`: the workspace is stopped and lets no session in"},
-	{"255", "`ssh`, `port-forward`: the connection was lost or could not be made, or somebody else ended it on purpose; `ping`, `speedtest`: the server could not be reached"},
+	{"7", "`ssh`, `cp`: the workspace is stopped and lets no session in"},
+	{"255", "`ssh`, `port-forward`, `cp`: the connection was lost or could not be made, or somebody else ended it on purpose; `ping`, `speedtest`: the server could not be reached"},
 	{"any", "`ssh`: the remote command's own status; 128+n when signal n ended it"},
 }
 

@@ -36,7 +36,8 @@ func (s *session) launchFiles() bool {
 // session ends for another cause it is left behind until the latter, for x/crypto gives
 // no way to interrupt its read; it does nothing more then.
 func (f *fileServer) serve() exitStatus {
-	server, err := sftp.NewServer(f, sftp.WithServerWorkingDirectory(f.s.directory(currentAccount().home)))
+	directory := f.s.directory(currentAccount().home)
+	server, err := sftp.NewServer(&linkMaker{fileServer: f, directory: directory}, sftp.WithServerWorkingDirectory(directory))
 	if err == nil {
 		err = server.Serve()
 	}

@@ -139,3 +139,25 @@ func TestOpenSSHFiles(t *testing.T) {
 		h.expect(disconnect.Graceful, disconnect.Client, "normal exit", 0)
 	}
 }
+
+// TestSFTPLinks: a link leads where the client said, relative or not, and one that cannot
+// be made is refused.
+func TestSFTPLinks(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, nil)
+	client, _ := h.dial()
+	files, err := sftp.NewClient(client)
+	require.NoError(t, err)
+	defer files.Close()
+	dir := t.TempDir()
+	for name, leads := range map[string]string{"relative": "a/b", "up": "..", "self": "self", "absolute": "/no/where", "odd": "x\n\xff y"} {
+		require.NoError(t, files.Symlink(leads, filepath.Join(dir, name)))
+		got, err := os.Readlink(filepath.Join(dir, name))
+		require.NoError(t, err)
+		require.Equal(t, leads, got)
+		require.Error(t, files.Symlink("again", filepath.Join(dir, name)), "it is there")
+	}
+	require.Error(t, files.Symlink("x", filepath.Join(dir, "no", "such")))
+	_, err = files.Lstat(dir)
+	require.NoError(t, err, "the session goes on")
+}
