@@ -157,11 +157,15 @@ func (s *stdio) localLost() disconnect.Attribution {
 
 // stopped ends the connection because ctx did. Stock ssh that leaves in order hangs
 // up on its proxy command right after its last bytes: those go first, and if the
-// agent then closes the connection, that was the end.
+// agent then closes the connection, that was the end. One that was killed had no last
+// bytes, and its terminal hangs up on everybody.
 func (s *stdio) stopped(ctx context.Context) disconnect.Attribution {
 	a := s.workspace.leaving(ctx)
 	if s.overWithin(politeWait) {
 		return s.account(a.Detail)
+	}
+	if a.Reason == disconnect.ClientClosed && s.parentGone() {
+		a = s.localLost()
 	}
 	return s.tell(ctx, a)
 }

@@ -130,6 +130,20 @@ func TestStdioSignalLeaves(t *testing.T) {
 	require.Equal(t, "SIGHUP", a.Detail)
 }
 
+// TestStdioHangupOfAKilledParent: the terminal of a killed ssh hangs up, which is nobody's
+// choice either.
+func TestStdioHangupOfAKilledParent(t *testing.T) {
+	b := open(t)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	l := b.stdioStart(t, ctx, gone)
+	readyCommand(t, l.ssh(t))
+	cancel(&disconnect.EndedError{Attribution: disconnect.Attribution{
+		Reason: disconnect.ClientClosed, Initiator: disconnect.Client, Detail: "SIGHUP",
+	}})
+	b.requireEnd(t, <-l.end, 255, disconnect.PeerCrashed, disconnect.Client, "local ssh client went away")
+	require.Equal(t, disconnect.PeerCrashed, (<-b.agent.ended).Reason)
+}
+
 func TestStdioAgentStops(t *testing.T) {
 	b := open(t)
 	l := b.stdioStart(t, t.Context(), alive)
