@@ -29,6 +29,7 @@ func TestRules(t *testing.T) {
 		{"stopped service", openSSH.ofClient, "Connection to 10.77.2.2 closed by remote host.\r\nConnection to 10.77.2.2 closed.\r\n", 255, nil, "unknown/agent"},
 		{"silence, taken literally", openSSH.ofClient, "Timeout, server 10.77.2.2 not responding.\r\n", 255, nil, "peer_unresponsive/agent"},
 		{"silence, in its favour", openSSH.ofClient, "Timeout, server 10.77.2.2 not responding.\r\n", 255, down, "network_timeout/network"},
+		{"silence, near the truth", openSSH.ofClient, "Timeout, server 10.77.2.2 not responding.\r\n", 255, sayings("network_unreachable", scenario.Network, false), "network_timeout/network"},
 		{"nothing", openSSH.ofClient, "", 255, nil, ""},
 		{"host: user", openSSH.ofHost, "Received disconnect from 10.77.9.2 port 4242:11: disconnected by user\r\n", 0, nil, "client_closed/client"},
 		{"host: reset", openSSH.ofHost, "Read error from remote host 10.77.9.2 port 4242: Connection reset by peer\r\n", 0, nil, "connection_reset/network"},

@@ -35,16 +35,21 @@ func says(reason string, by scenario.Party, expected bool) scenario.Words {
 // unknown is what a text says that tells of an end and of nothing else.
 func unknown(by scenario.Party) scenario.Words { return says("unknown", by, false) }
 
-// read understands a record, in favour of whoever wrote it: of several meanings it takes
-// the one that is true. It reports whether there is any.
+// read understands a record in favour of whoever wrote it: of several meanings it takes the
+// one that is true, or else one that blames who did it. It reports whether there is any.
 func read(rules []rule, text string, code int, must []scenario.Say) (scenario.Words, bool) {
 	for _, r := range rules {
 		if !r.text.MatchString(text) || r.code != nil && !r.code(code) {
 			continue
 		}
-		for _, words := range r.readings {
-			if slices.ContainsFunc(must, func(s scenario.Say) bool { return s.Kind == scenario.Ending && s.Accepts(words) }) {
-				return words, true
+		for _, near := range []func(scenario.Say, scenario.Words) bool{
+			scenario.Say.Accepts,
+			func(s scenario.Say, w scenario.Words) bool { return s.By == w.By && s.Expected == w.Expected },
+		} {
+			for _, words := range r.readings {
+				if slices.ContainsFunc(must, func(s scenario.Say) bool { return s.Kind == scenario.Ending && near(s, words) }) {
+					return words, true
+				}
 			}
 		}
 		return r.readings[0], true
