@@ -95,7 +95,7 @@ func measure(ctx context.Context, p product, chosen []scenario.Scenario, paralle
 		work.Go(func() {
 			for i := range turns {
 				began := time.Now()
-				rows[i] = score.Judge(chosen[i], perform(ctx, p, chosen[i], keep))
+				rows[i] = literal(score.Judge(chosen[i], perform(ctx, p, chosen[i], keep)))
 				say.Lock()
 				fmt.Fprintf(os.Stderr, "%4.0fs %-8s %-42s client=%s agent=%s lived=%t %s\n", time.Since(began).Seconds(), p.name,
 					rows[i].Name, rows[i].Cells[scenario.Client].Mark, rows[i].Cells[scenario.Agent].Mark, rows[i].Lived, rows[i].Error)
@@ -114,4 +114,19 @@ func measure(ctx context.Context, p product, chosen []scenario.Scenario, paralle
 		return score.Result{}, context.Cause(ctx)
 	}
 	return score.Finish(p.name, version, rows), nil
+}
+
+// literal makes a row look like the records themselves: two that read the same are the
+// same to a reader, although each was understood in favour of its truth.
+func literal(row score.Row) score.Row {
+	for w, cell := range row.Cells {
+		cell.Looks = ""
+		for _, t := range row.Said {
+			if t.Party == w {
+				cell.Looks += t.Detail + "\n"
+			}
+		}
+		row.Cells[w] = cell
+	}
+	return row
 }

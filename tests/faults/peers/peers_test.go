@@ -7,6 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"fairlead.dev/fairlead/tests/faults/scenario"
+	"fairlead.dev/fairlead/tests/faults/score"
 )
 
 // TestRules reads records as the programs really write them.
@@ -63,4 +64,23 @@ func TestApplying(t *testing.T) {
 			require.True(t, len(says) == 0 || w == scenario.Client || w == scenario.Agent, s.Name)
 		}
 	}
+}
+
+// TestStrictGoesByTheText: two truths with one text cannot be told apart, whatever each
+// was taken to mean.
+func TestStrictGoesByTheText(t *testing.T) {
+	var rows []score.Row
+	for name, words := range map[string]scenario.Words{
+		"exit-0": says("graceful", scenario.Agent, true), "client-terminated": says("client_closed", scenario.Client, true),
+	} {
+		s, ok := scenario.ByName(name)
+		require.True(t, ok)
+		s.Truth = ofSession(s.Truth)
+		rows = append(rows, literal(score.Judge(s, score.Outcome{Said: []score.Testimony{
+			{Party: scenario.Agent, Kind: scenario.Ending, Leg: scenario.AC, Words: words, Detail: "disconnected by user"},
+		}})))
+	}
+	totals := score.Finish("any", "1", rows).Totals[scenario.Agent]
+	require.Equal(t, 2, totals.Right)
+	require.Zero(t, totals.Strict)
 }
