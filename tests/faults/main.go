@@ -72,7 +72,7 @@ func command(args []string, out io.Writer) error {
 		if err != nil {
 			return err
 		}
-		return o.publish(result, out)
+		return o.publish(result.Again(), out)
 	}
 	if os.Geteuid() != 0 {
 		return errors.New("network namespaces, signals and cgroups need root")
@@ -102,7 +102,7 @@ func parse(args []string) (*options, error) {
 	flags.StringVar(&o.overlay, "overlay", "", "build the program with this overlay (see go help build)")
 	flags.StringVar(&o.version, "version", "", "what to call the program in the tables")
 	flags.StringVar(&o.binary, "binary", "", "do not build, use this program")
-	flags.StringVar(&o.from, "from", "", "run nothing, take this earlier result")
+	flags.StringVar(&o.from, "from", "", "run nothing, judge what was said in this earlier result")
 	flags.BoolVar(&o.list, "list", false, "list the scenarios and run none")
 	if err := flags.Parse(args); err != nil {
 		return nil, err

@@ -177,6 +177,31 @@ func (s Scenario) Ends() (last time.Duration) {
 	return last
 }
 
+// Due is how long after the fault party w must have said the first and the last word of
+// say. Whoever cannot speak before the last step has until then more, and so has what is
+// only known when it is over.
+func (s Scenario) Due(w Party, say Say) (provisional, final time.Duration) {
+	provisional, final = s.Provisional, s.Ends()+s.Final
+	if say.Kind == Interruption || s.mutes(w) {
+		provisional = final
+	}
+	return provisional, final
+}
+
+// mutes reports whether the steps take w's speech away, until the last of them.
+func (s Scenario) mutes(w Party) bool {
+	if w == Log {
+		w = Server // which keeps it
+	}
+	return slices.ContainsFunc(s.Steps, func(step Step) bool {
+		switch step.Verb {
+		case Signals, Freezes, Suspends, PowersOff, Starves:
+			return step.On == w
+		}
+		return false
+	})
+}
+
 // ByName returns the scenario of that name.
 func ByName(name string) (Scenario, bool) {
 	all := All()

@@ -1,6 +1,7 @@
 package score
 
 import (
+	"fmt"
 	"regexp"
 	"slices"
 	"strings"
@@ -21,6 +22,23 @@ func finals(its []Testimony) (last []Testimony) {
 		}
 	}
 	return last
+}
+
+// folded is what was said as a table shows it: the same words once, and how often.
+func folded(its []Testimony) []string {
+	texts, times := []string{}, map[string]int{}
+	for _, t := range its {
+		text := t.short()
+		if times[text]++; times[text] == 1 {
+			texts = append(texts, text)
+		}
+	}
+	for i, text := range texts {
+		if n := times[text]; n > 1 {
+			texts[i] = fmt.Sprintf("%s x%d", text, n)
+		}
+	}
+	return texts
 }
 
 // short is the testimony in a table.

@@ -23,13 +23,17 @@ The fault lab (tests/faults) builds a small internet for each scenario, starts t
 opens a session, does something to it from outside, and holds what client, agent, server and
 connection log finally say against what was really done. What fails stays here as failing.
 
-- **right**: reason, initiator and expected are all true, of each leg that the party has to tell of.
+- **right**: reason, initiator and expected are all true, of each leg that the party has to tell of. Where
+  legs differ, each one's mark is in brackets.
 - **strict**: right, and no scenario of another truth looks the same to this party, so that a
   reader could know.
 - **unknown**: says that it does not know. **silent**: says nothing though it must.
 - **false blame**: names a party that did not do it.
 - **failure called graceful**: calls a failure normal operation.
 - **false ending**: tells of an ending in a scenario in which that did not end.
+- **late**: right, but the first or the last word came after the time that the scenario gives it.
+- **first** and **last**: median and 90th percentile of the seconds from the fault to the first and to
+  the last word, of what is right. Outages take up to 26 s themselves.
 - The **log** is the connection log: what all said, joined.
 
 A party that rightly has nothing to say counts nowhere.
@@ -57,13 +61,14 @@ func (p Page) Markdown(out io.Writer) error {
 }
 
 func (p Page) totals(w *writer) {
-	w.line("| product | who | right | strict | unknown | silent | wrong | false blame | failures called graceful | false endings | not run |")
-	w.line("|---|---|---|---|---|---|---|---|---|---|---|")
+	w.line("| product | who | right | strict | unknown | silent | wrong | false blame | failures called graceful | false endings | not run | late | first | last |")
+	w.line("|---|---|---|---|---|---|---|---|---|---|---|---|---|---|")
 	for _, r := range append([]Result{p.Ours}, p.Peers...) {
 		for _, who := range scenario.Witnesses {
 			if t := r.Totals[who]; t.Of > 0 {
-				w.line("| %s %s | %s | %s | %s | %d | %d | %d | %d | %d | %d | %d |", r.Product, r.Version, who,
-					share(t.Right, t.Of), share(t.Strict, t.Of), t.Unknown, t.Silent, t.Wrong, t.Blames, t.Graceful, t.Alarms, t.Unrun)
+				w.line("| %s %s | %s | %s | %s | %d | %d | %d | %d | %d | %d | %d | %d | %s | %s |", r.Product, r.Version, who,
+					share(t.Right, t.Of), share(t.Strict, t.Of), t.Unknown, t.Silent, t.Wrong, t.Blames, t.Graceful, t.Alarms, t.Unrun,
+					t.Late, t.Provisional, t.Final)
 			}
 		}
 	}
@@ -75,6 +80,14 @@ func (p Page) fates(w *writer) {
 		w.line("%s %s: of %d sessions that had to go on %d did, and of %d that had to end %d did.", r.Product, r.Version,
 			r.Fates.MustLive, r.Fates.Lived, r.Fates.MustEnd, r.Fates.Ended)
 	}
+}
+
+// String is "median / p90".
+func (s *Spread) String() string {
+	if s == nil {
+		return "-"
+	}
+	return fmt.Sprintf("%.1f / %.1f", s.Median, s.P90)
 }
 
 func share(n, of int) string { return fmt.Sprintf("%d of %d (%d %%)", n, of, (100*n+of/2)/of) }
@@ -121,14 +134,35 @@ func (c Cell) markdown() string {
 	switch {
 	case c.Mark == Quiet:
 		return "-"
-	case c.Mark == Right && c.Strict:
-		return "right"
 	case c.Mark == Right:
-		return "right, not strict"
+		text := "right"
+		if !c.Strict {
+			text += ", not strict"
+		}
+		if c.Late {
+			text += ", **late**"
+		}
+		return text
 	case c.Mark == Silent && len(c.Said) == 0, c.Mark == Unrun:
 		return "**" + string(c.Mark) + "**"
 	}
-	return "**" + string(c.Mark) + "**: " + strings.Join(c.Said, ", ")
+	return "**" + string(c.Mark) + "**" + c.legs() + ": " + strings.Join(c.Said, ", ")
+}
+
+// legs is what each leg's mark is, if they differ.
+func (c Cell) legs() string {
+	var marks []string
+	differ := false
+	for _, a := range c.Legs {
+		if a.Mark != Quiet {
+			differ = differ || a.Mark != c.Mark
+			marks = append(marks, a.Leg.Short()+" "+string(a.Mark))
+		}
+	}
+	if !differ {
+		return ""
+	}
+	return " (" + strings.Join(marks, ", ") + ")"
 }
 
 // times are those of the connection log, or else of who has them.

@@ -3,6 +3,7 @@ package score
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"os"
 	"slices"
 
@@ -31,6 +32,26 @@ type Totals struct {
 	Graceful int `json:"failures_called_graceful"`
 	Alarms   int `json:"false_endings"`
 	Unrun    int `json:"not_run"`
+	Late     int `json:"late"` // of Right
+	// Provisional and Final are of the cells that are right.
+	Provisional *Spread `json:"provisional,omitempty"`
+	Final       *Spread `json:"final,omitempty"`
+}
+
+// Spread is of seconds from the fault.
+type Spread struct {
+	Median float64 `json:"median"`
+	P90    float64 `json:"p90"`
+}
+
+// spread returns nil for nothing.
+func spread(seconds []float64) *Spread {
+	if len(seconds) == 0 {
+		return nil
+	}
+	slices.Sort(seconds)
+	at := func(share float64) float64 { return seconds[int(math.Ceil(share*float64(len(seconds))))-1] }
+	return &Spread{Median: at(0.5), P90: at(0.9)}
 }
 
 // Fates is what became of the sessions.
@@ -62,6 +83,18 @@ func Finish(product, version string, rows []Row) Result {
 		}
 	}
 	return r
+}
+
+// Again judges what was said in r once more, by today's table and rules. A scenario that
+// is no more is left out.
+func (r Result) Again() Result {
+	var rows []Row
+	for _, row := range r.Rows {
+		if s, ok := scenario.ByName(row.Name); ok {
+			rows = append(rows, Judge(s, row.Outcome))
+		}
+	}
+	return Finish(r.Product, r.Version, rows)
 }
 
 // strict finds the cells that are right and whose looks nobody has to whom something else
@@ -100,6 +133,7 @@ func contradict(a, b []scenario.Say) bool {
 }
 
 func count(rows []Row, w scenario.Party) (t Totals) {
+	var first, last []float64
 	for _, row := range rows {
 		cell := row.Cells[w]
 		if cell.Mark == Quiet || len(cell.Must) == 0 && cell.Mark == Unrun {
@@ -111,6 +145,13 @@ func count(rows []Row, w scenario.Party) (t Totals) {
 		}
 		t.Of++
 		t.Right += one(cell.Mark == Right)
+		t.Late += one(cell.Late)
+		if cell.Mark == Right && cell.Provisional != nil {
+			first = append(first, *cell.Provisional)
+		}
+		if cell.Mark == Right && cell.Final != nil {
+			last = append(last, *cell.Final)
+		}
 		t.Strict += one(cell.Strict)
 		t.Wrong += one(cell.Mark == Wrong)
 		t.Silent += one(cell.Mark == Silent)
@@ -119,6 +160,7 @@ func count(rows []Row, w scenario.Party) (t Totals) {
 		t.Graceful += one(cell.Mark == Graceful)
 		t.Unrun += one(cell.Mark == Unrun)
 	}
+	t.Provisional, t.Final = spread(first), spread(last)
 	return t
 }
 

@@ -65,6 +65,8 @@ type Cell struct {
 	Said   []string `json:"said"`
 	Mark   Mark     `json:"mark"`
 	Strict bool     `json:"strict"`
+	Late   bool     `json:"late,omitempty"` // right, but later than the scenario allows
+	Legs   []Answer `json:"legs,omitempty"` // how each of Must was met; Mark is the worst of them
 	// Provisional and Final are the seconds from the fault to the first and the last word
 	// of what the party must say first; nil: it did not.
 	Provisional *float64 `json:"provisional"`
@@ -73,6 +75,17 @@ type Cell struct {
 	Looks string `json:"looks"`
 
 	says []scenario.Say // what Must is made of
+}
+
+// Answer is how one thing that a party must say was met.
+type Answer struct {
+	Leg  scenario.Leg  `json:"leg"`
+	Kind scenario.Kind `json:"kind"`
+	Mark Mark          `json:"mark"`
+	// Provisional and Final are as in [Cell], of this leg.
+	Provisional *float64 `json:"provisional,omitempty"`
+	Final       *float64 `json:"final,omitempty"`
+	Late        bool     `json:"late,omitempty"`
 }
 
 // Row is one scenario's result.
@@ -106,7 +119,7 @@ func Judge(s scenario.Scenario, o Outcome) Row {
 	}
 	slices.SortStableFunc(o.Said, func(a, b Testimony) int { return cmp.Compare(a.Seconds, b.Seconds) })
 	for _, w := range scenario.Witnesses {
-		cell := judgeParty(s.Truth, w, said(o.Said, w))
+		cell := judgeParty(s, w, said(o.Said, w))
 		if !r.ran() {
 			cell.Mark = Unrun
 		}
@@ -125,28 +138,37 @@ func said(all []Testimony, w scenario.Party) (its []Testimony) {
 	return its
 }
 
-func judgeParty(truth scenario.Truth, w scenario.Party, its []Testimony) Cell {
-	must := truth.Of(w)
+func judgeParty(s scenario.Scenario, w scenario.Party, its []Testimony) Cell {
+	must := s.Truth.Of(w)
 	cell := Cell{says: must, Mark: Quiet, Must: []string{}, Said: []string{}}
 	for i, say := range must {
+		answer := judgeSay(s, w, say, its)
 		cell.Must = append(cell.Must, say.String())
-		t, ok := about(its, say)
-		cell.Mark = worst(cell.Mark, mark(say, t, ok))
-		if i == 0 && ok {
-			cell.Provisional, cell.Final = seconds(its, t)
+		cell.Legs = append(cell.Legs, answer)
+		cell.Mark = worst(cell.Mark, answer.Mark)
+		if i == 0 {
+			cell.Provisional, cell.Final = answer.Provisional, answer.Final
 		}
 	}
-	if truth.Fate == scenario.Lives && alarmed(must, its) {
+	if s.Truth.Fate == scenario.Lives && alarmed(must, its) {
 		cell.Mark = worst(cell.Mark, Alarm)
 	}
+	cell.Late = cell.Mark == Right && slices.ContainsFunc(cell.Legs, func(a Answer) bool { return a.Late })
 	last := finals(its)
-	for _, t := range last {
-		if text := t.short(); !slices.Contains(cell.Said, text) {
-			cell.Said = append(cell.Said, text)
-		}
-	}
-	cell.Looks = looks(last)
+	cell.Said, cell.Looks = folded(last), looks(last)
 	return cell
+}
+
+// judgeSay finds what w said to meet say, and judges it.
+func judgeSay(s scenario.Scenario, w scenario.Party, say scenario.Say, its []Testimony) Answer {
+	t, ok := about(its, say)
+	a := Answer{Leg: say.Leg, Kind: say.Kind, Mark: mark(say, t, ok)}
+	if ok {
+		a.Provisional, a.Final = seconds(its, t)
+	}
+	first, last := s.Due(w, say)
+	a.Late = a.Mark == Right && (*a.Provisional > first.Seconds() || a.Final != nil && *a.Final > last.Seconds())
+	return a
 }
 
 // about is what answers say: of an ending the last words of the connection that ended

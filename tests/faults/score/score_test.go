@@ -72,6 +72,70 @@ func TestMarks(t *testing.T) {
 	}
 }
 
+// TestLegs: each leg has a mark of its own, and the cell the worst of them.
+func TestLegs(t *testing.T) {
+	row := score.Judge(must(t, "terminal-closed"), score.Outcome{Said: []score.Testimony{
+		word("client", "client_closed", "client", true), on(scenario.CS, word("client", "network_error", "network", false)),
+	}})
+	cell := row.Cells[scenario.Client]
+	require.Equal(t, score.Wrong, cell.Mark)
+	require.Len(t, cell.Legs, 2)
+	require.Equal(t, score.Right, cell.Legs[0].Mark)
+	require.Equal(t, score.Wrong, cell.Legs[1].Mark)
+	require.Equal(t, scenario.CS, cell.Legs[1].Leg)
+	var page strings.Builder
+	require.NoError(t, score.Page{Ours: score.Finish("test", "1", []score.Row{row})}.Markdown(&page))
+	require.Contains(t, page.String(), "**wrong** (AC right, CS wrong): AC client_closed/client, CS network_error/network")
+}
+
+// TestLate: what is right is late after the scenario's time, which for who is stopped, and
+// for what is known only when it is over, begins at the last step.
+func TestLate(t *testing.T) {
+	at := func(seconds float64, w score.Testimony) score.Testimony {
+		w.Seconds = seconds
+		return w
+	}
+	for _, c := range []struct {
+		name, scenario string
+		who            scenario.Party
+		said           []score.Testimony
+		late           bool
+	}{
+		{"in time", "exit-3", "client", []score.Testimony{at(9, word("client", "process_exited", "agent", true))}, false},
+		{"late", "exit-3", "client", []score.Testimony{at(11, word("client", "process_exited", "agent", true))}, true},
+		{"first word late", "behind-the-switch", "log", []score.Testimony{
+			at(16, word("log", "network_timeout", "network", false)), at(16, on(scenario.SA, word("log", "network_timeout", "network", false))),
+		}, true},
+		{"of one leg", "behind-the-switch", "log", []score.Testimony{
+			at(9, word("log", "network_timeout", "network", false)), at(16, on(scenario.SA, word("log", "network_timeout", "network", false))),
+		}, true},
+		{"who was stopped", "client-stopped-long", "client", []score.Testimony{
+			at(27, word("client", "suspended", "client", true)), at(27, on(scenario.CS, word("client", "suspended", "client", true))),
+		}, false},
+		{"wrong is not late", "exit-3", "client", []score.Testimony{at(11, word("client", "network_error", "network", false))}, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			row := score.Judge(must(t, c.scenario), score.Outcome{Said: c.said})
+			require.Equal(t, c.late, row.Cells[c.who].Late)
+			totals := score.Finish("test", "1", []score.Row{row}).Totals[c.who]
+			require.Equal(t, c.late, totals.Late == 1)
+			require.Equal(t, row.Cells[c.who].Mark == score.Right, totals.Provisional != nil)
+		})
+	}
+}
+
+// TestRepeatsAreFolded: the same attempt fourteen times is one line, with its number.
+func TestRepeatsAreFolded(t *testing.T) {
+	try := on(scenario.SA, word("agent", "network_unreachable", "", false))
+	try.Kind, try.Connection = scenario.Attempt, ""
+	var said []score.Testimony
+	for range 14 {
+		said = append(said, try)
+	}
+	row := score.Judge(must(t, "agent-link-down-direct-long"), score.Outcome{Said: said})
+	require.Equal(t, []string{"SA network_unreachable/nobody named, attempt x14"}, row.Cells[scenario.Agent].Said)
+}
+
 // everybody says the same in each of the scenarios.
 func everybody(t *testing.T, words score.Testimony, names ...string) score.Result {
 	t.Helper()
@@ -125,6 +189,7 @@ func TestResultIsKept(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, r.Totals, again.Totals)
 	require.Empty(t, score.Compare(r, again))
+	require.Equal(t, r, again.Again())
 
 	require.NoError(t, r.Expect().Write(path))
 	e, err := score.ReadExpectation(path)
@@ -148,7 +213,7 @@ func TestPage(t *testing.T) {
 	var page strings.Builder
 	require.NoError(t, score.Page{Ours: ours, Peers: []score.Result{peer}, Flaky: map[string]string{"exit-3": "the moon"}}.Markdown(&page))
 	for _, part := range []string{"| OpenSSH 9.2 | client | 1 of 3 (33 %)", "| 2 | exit-3 |", "**graceful**: ", "cannot be injected", "the moon", "nothing ends",
-		"## The same faults elsewhere", " OpenSSH client | OpenSSH agent |", "| shell-killed | AC process_signaled/agent | graceful | graceful |"} {
+		"## The same faults elsewhere", " OpenSSH client | OpenSSH agent |", "| 1.0 / 1.0 |", "| shell-killed | AC process_signaled/agent | graceful | graceful |"} {
 		require.Contains(t, page.String(), part)
 	}
 }
