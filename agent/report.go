@@ -46,6 +46,7 @@ func (a *agent) trackConnection(open *proto.Connection) (ended func(e agentssh.E
 	end := a.openConnection(open)
 	return func(e agentssh.Ended, details func(*proto.Connection)) {
 		report := endReport(e.Attribution, e.ExitCode)
+		report.Testimony = encode(testimonyOf(e, clock.Now()))
 		report.BytesSent, report.BytesReceived = e.BytesSent, e.BytesReceived
 		if details != nil {
 			details(report)

@@ -19,8 +19,9 @@ import (
 
 const (
 	// maxRecords bounds the journal. Each of maxReports connections may have a record of
-	// its beginning and one of its end, and no text in them is longer than Scrub allows.
-	maxRecords = 32 << 20
+	// its beginning and one of its end, with a testimony that says the same in more words,
+	// and no text in them is longer than Scrub allows.
+	maxRecords = 64 << 20
 	// signEvery is how often the journal is touched while connections are open. It writes
 	// a sign of life when the last is 5 s old: by up to 7 s the next life may believe that
 	// this one died too early.
@@ -107,6 +108,7 @@ func (q *reportQueue) recoverReports(left journal.Recovered) (ended []*proto.Con
 		if !b.ended {
 			open := b.report.GetConnection()
 			end := endReport(died, -1)
+			end.Testimony = encode(obituaryOf(left, died, clock.Now()))
 			q.endLocked(open, end, later(left.LastSign, open.GetTimestamp().AsTime()))
 			ended = append(ended, end)
 		}

@@ -13,9 +13,11 @@ const (
 	defaultMaxBytes     = 16 << 20
 	defaultSyncInterval = time.Second
 	defaultCompactAbove = 256 << 10
-	signInterval        = 5 * time.Second // between two signs of life that are written
-	maxBackoff          = time.Minute     // between two attempts to write a new file
+	maxBackoff          = time.Minute // between two attempts to write a new file
 )
+
+// SignInterval is between two signs of life that are written.
+const SignInterval = 5 * time.Second
 
 var (
 	// ErrFull means that Options.MaxBytes are taken by records that are not released.
@@ -166,7 +168,7 @@ func (j *Journal) Touch() {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	now := time.Now()
-	if j.closed || now.Sub(j.signed) < signInterval {
+	if j.closed || now.Sub(j.signed) < SignInterval {
 		return
 	}
 	j.writeFrameLocked(kindSign, nil, now)

@@ -345,7 +345,7 @@ func TestTouch(t *testing.T) {
 		require.False(t, j.dirty, "a sign needs no sync")
 		add(t, j, "x")
 		size = j.size
-		<-time.After(signInterval - 1)
+		<-time.After(SignInterval - 1)
 		j.Touch()
 		require.Equal(t, size, j.size, "the record was a sign")
 		<-time.After(1)

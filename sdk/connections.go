@@ -53,6 +53,15 @@ type Connection struct {
 	// Interruptions are the times in which the client was not heard, and that the
 	// connection survived, oldest first. While rows are followed they are left out.
 	Interruptions []Interruption `json:"interruptions,omitempty"`
+	// Verdict is who ended it and why, by all that was testified: with the rule that decided,
+	// the evidence, and how sure that is. Only the answer about one connection has it, and
+	// only once somebody has testified.
+	Verdict json.RawMessage `json:"verdict,omitempty"`
+}
+
+// TestimonyList is what was testified of one connection, as it came.
+type TestimonyList struct {
+	Testimonies []json.RawMessage `json:"testimonies"`
 }
 
 // Interruption is a time in which an end of a connection was not heard by the other. It
@@ -140,7 +149,16 @@ func (c *Client) Connection(ctx context.Context, prefix string) (Connection, err
 	case len(page.Connections) > 1:
 		return Connection{}, &Error{Code: CodeInvalid, Message: fmt.Sprintf("more than one connection has an id that begins with %q: give more of it", prefix)}
 	}
-	return page.Connections[0], nil
+	var out Connection // with its verdict
+	err = c.do(ctx, http.MethodGet, "/api/v1/connections/"+page.Connections[0].ID, nil, &out)
+	return out, err
+}
+
+// Testimonies returns what was testified of a connection, as it came. The id is whole.
+func (c *Client) Testimonies(ctx context.Context, id string) (TestimonyList, error) {
+	var out TestimonyList
+	err := c.do(ctx, http.MethodGet, "/api/v1/connections/"+url.PathEscape(id)+"/testimonies", nil, &out)
+	return out, err
 }
 
 // ConnectionPages returns the pages of the connection log that q chooses, one after the

@@ -16,6 +16,7 @@ import (
 	"fairlead.dev/fairlead/agent/proto"
 	"fairlead.dev/fairlead/control"
 	"fairlead.dev/fairlead/disconnect"
+	"fairlead.dev/fairlead/disconnect/verdict"
 	"fairlead.dev/fairlead/disconnect/wire"
 	"fairlead.dev/fairlead/server/connlog"
 	"fairlead.dev/fairlead/server/store"
@@ -60,6 +61,7 @@ func (a *agentAPI) ReportConnections(ctx context.Context, req *proto.ReportConne
 			continue
 		}
 		if report.Ended {
+			report.Testimony = a.testimonyIn(ctx, r.GetConnection(), agent.Workspace.ID)
 			at := connlog.ServerTime(a.now(), asTime(req.GetSentAt()), report.At)
 			report.Ending = a.orders.judgeReport(agent.Workspace.ID, at, report.Ending)
 		}
@@ -73,6 +75,20 @@ func (a *agentAPI) ReportConnections(ctx context.Context, req *proto.ReportConne
 		answer.Refused = append(answer.Refused, refusedReport(indexes[i], err))
 	}
 	return &answer, nil
+}
+
+// testimonyIn reads the agent's testimony of an end. One that makes no sense is left out:
+// the report says how the connection ended in any case.
+func (a *agentAPI) testimonyIn(ctx context.Context, c *proto.Connection, workspaceID string) *verdict.Testimony {
+	if len(c.GetTestimony()) == 0 {
+		return nil
+	}
+	t, err := connlog.ParseTestimony(c.GetTestimony(), disconnect.Agent, workspaceID)
+	if err != nil {
+		a.logger.DebugContext(ctx, "testimony of an agent left out", "workspace_id", workspaceID, "error", disconnect.Scrub(err.Error()))
+		return nil
+	}
+	return &t
 }
 
 func refusedReport(i int, err error) *proto.ReportConnectionsResponse_Refusal {

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"encoding/json"
 	"net/http"
 	"net/url"
 	"regexp"
@@ -11,6 +12,7 @@ import (
 	"fairlead.dev/fairlead/disconnect"
 	"fairlead.dev/fairlead/sdk"
 	"fairlead.dev/fairlead/server/auth"
+	"fairlead.dev/fairlead/server/connlog"
 	"fairlead.dev/fairlead/server/store"
 )
 
@@ -76,7 +78,37 @@ func (s *Server) getConnection(w http.ResponseWriter, r *http.Request, p auth.Pr
 	if err := s.store.AddInterruptions(r.Context(), rows); err != nil {
 		return err
 	}
-	writeJSON(w, http.StatusOK, connectionOut(rows[0]))
+	out := connectionOut(rows[0])
+	raw, err := s.store.Testimonies(r.Context(), row.Key)
+	if err != nil {
+		return err
+	}
+	if len(raw) > 0 {
+		v, err := json.Marshal(connlog.Verdict(row, raw, s.opts.Now()))
+		if err != nil {
+			return err
+		}
+		out.Verdict = v
+	}
+	writeJSON(w, http.StatusOK, out)
+	return nil
+}
+
+// getTestimonies answers with what was testified of one connection, to those who see it.
+func (s *Server) getTestimonies(w http.ResponseWriter, r *http.Request, p auth.Principal) error {
+	row, err := s.connection(r.Context(), p, r.PathValue("id"))
+	if err != nil {
+		return err
+	}
+	raw, err := s.store.Testimonies(r.Context(), row.Key)
+	if err != nil {
+		return err
+	}
+	list := sdk.TestimonyList{Testimonies: make([]json.RawMessage, 0, len(raw))}
+	for _, t := range raw {
+		list.Testimonies = append(list.Testimonies, t.Body)
+	}
+	writeJSON(w, http.StatusOK, list)
 	return nil
 }
 

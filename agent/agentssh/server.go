@@ -125,6 +125,10 @@ type Ended struct {
 	App App // what was learnt by the end
 	// ExitCode is -1 when the session ended before its process did.
 	ExitCode int
+	// Exited says that its process' end is what ended the session; Signal is then what
+	// killed it, as in KILL, and empty if it exited by itself.
+	Exited bool
+	Signal string
 	// BytesSent went to the client (output and errors), BytesReceived came from it, as
 	// the process wrote and read them.
 	BytesSent, BytesReceived uint64

@@ -283,6 +283,18 @@ func (s *session) cause() disconnect.Attribution {
 	return attribute(disconnect.ClientClosed, disconnect.Client, "client closed the session")
 }
 
+// endedByExit reports whether a, how the session ended, is how its process ended, and the
+// signal that killed that. A signal of our own or of the user's is no end of that sort.
+func (s *session) endedByExit(a disconnect.Attribution) (exited bool, signal string) {
+	if !s.exited.Load() || a != judgeExit(s.proc.status, sourceUnknown) {
+		return false, ""
+	}
+	if a.Reason == disconnect.ProcessExited && s.proc.status.signal != "" {
+		return false, "" // its own pipe
+	}
+	return true, s.proc.status.signal
+}
+
 // report tells the tracker and writes the log line, the first time it is called. The
 // client hears of the end later: what it was told is on record.
 func (s *session) report() {
@@ -293,8 +305,9 @@ func (s *session) report() {
 			code = s.proc.status.code
 		}
 		if s.ended != nil {
+			exited, signal := s.endedByExit(a)
 			s.ended(Ended{
-				Attribution: a, App: app, ExitCode: code,
+				Attribution: a, App: app, ExitCode: code, Exited: exited, Signal: signal,
 				BytesSent: s.bytes.sent.Load(), BytesReceived: s.bytes.received.Load(),
 			})
 		}

@@ -373,6 +373,9 @@ type Connection struct {
 	// stands for itself.
 	ConnectedAt   *timestamppb.Timestamp `protobuf:"bytes,15,opt,name=connected_at,json=connectedAt,proto3" json:"connected_at,omitempty"`
 	InterruptedAt *timestamppb.Timestamp `protobuf:"bytes,16,opt,name=interrupted_at,json=interruptedAt,proto3" json:"interrupted_at,omitempty"`
+	// testimony, on DISCONNECT, is what the agent saw of the end: the JSON of
+	// disconnect/verdict. An agent that does not testify leaves it out.
+	Testimony     []byte `protobuf:"bytes,17,opt,name=testimony,proto3" json:"testimony,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -515,6 +518,13 @@ func (x *Connection) GetConnectedAt() *timestamppb.Timestamp {
 func (x *Connection) GetInterruptedAt() *timestamppb.Timestamp {
 	if x != nil {
 		return x.InterruptedAt
+	}
+	return nil
+}
+
+func (x *Connection) GetTestimony() []byte {
+	if x != nil {
+		return x.Testimony
 	}
 	return nil
 }
@@ -1278,7 +1288,7 @@ const file_agent_proto_agent_proto_rawDesc = "" +
 	"\foutage_limit\x18\b \x01(\v2\x19.google.protobuf.DurationR\voutageLimit\x1a>\n" +
 	"\x10EnvironmentEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xb3\a\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xd1\a\n" +
 	"\n" +
 	"Connection\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12<\n" +
@@ -1299,7 +1309,8 @@ const file_agent_proto_agent_proto_rawDesc = "" +
 	"bytes_sent\x18\r \x01(\x04R\tbytesSent\x12%\n" +
 	"\x0ebytes_received\x18\x0e \x01(\x04R\rbytesReceived\x12=\n" +
 	"\fconnected_at\x18\x0f \x01(\v2\x1a.google.protobuf.TimestampR\vconnectedAt\x12A\n" +
-	"\x0einterrupted_at\x18\x10 \x01(\v2\x1a.google.protobuf.TimestampR\rinterruptedAt\"O\n" +
+	"\x0einterrupted_at\x18\x10 \x01(\v2\x1a.google.protobuf.TimestampR\rinterruptedAt\x12\x1c\n" +
+	"\ttestimony\x18\x11 \x01(\fR\ttestimony\"O\n" +
 	"\x06Action\x12\x16\n" +
 	"\x12ACTION_UNSPECIFIED\x10\x00\x12\v\n" +
 	"\aCONNECT\x10\x01\x12\x0e\n" +

@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"fairlead.dev/fairlead/disconnect"
+	"fairlead.dev/fairlead/disconnect/verdict"
 	"fairlead.dev/fairlead/server/store"
 )
 
@@ -82,8 +83,11 @@ func settle(ctx context.Context, tx *store.ConnTx, agent Agent, former Former, k
 		live[row.ID] = known[row.ID]
 		switch {
 		case !known[row.ID]:
-			closeUnknown(&row, agent, former, now)
+			if err := closeUnknown(ctx, tx, &row, agent, former, now); err != nil {
+				return nil, nil, err
+			}
 			closed = append(closed, row)
+			continue
 		case row.Status == store.StatusOpen && row.Instance == agent.Instance:
 			continue
 		default:
@@ -97,23 +101,31 @@ func settle(ctx context.Context, tx *store.ConnTx, agent Agent, former Former, k
 }
 
 // closeUnknown closes a row that its agent has no record of.
-func closeUnknown(row *store.Connection, agent Agent, former Former, now time.Time) {
-	if row.Instance == agent.Instance {
-		closeRow(row, now, disconnect.Attribution{
-			Reason: disconnect.InternalError, Initiator: disconnect.Agent, Detail: "the agent has no record of this connection",
+func closeUnknown(ctx context.Context, tx *store.ConnTx, row *store.Connection, agent Agent, former Former, now time.Time) error {
+	at, ending := now, disconnect.Attribution{
+		Reason: disconnect.InternalError, Initiator: disconnect.Agent, Detail: "the agent has no record of this connection",
+	}
+	evidence, facts := disconnect.EvidenceInferred, []verdict.Fact(nil)
+	if row.Instance != agent.Instance {
+		ending = disconnect.Attribution{
+			Reason: disconnect.PeerCrashed, Initiator: disconnect.Agent, Detail: "the agent died without a goodbye, and its record with it",
+		}
+		if former.Instance == row.Instance && declared(former.Ending) {
+			ending, evidence = former.Ending, disconnect.EvidenceDeclared
+		}
+		if !former.At.IsZero() && former.At.Before(now) {
+			at = former.At
+		}
+		facts = append(facts, verdict.Fact{
+			Kind: verdict.NewInstance, About: disconnect.Agent, Leg: disconnect.ServerToAgent, Instance: agent.Instance, At: verdict.Moment{Wall: now},
 		})
-		return
-	}
-	at, ending := former.At, disconnect.Attribution{
-		Reason: disconnect.PeerCrashed, Initiator: disconnect.Agent, Detail: "the agent died without a goodbye, and its record with it",
-	}
-	if former.Instance == row.Instance && declared(former.Ending) {
-		ending = former.Ending
-	}
-	if at.IsZero() || at.After(now) {
-		at = now
 	}
 	closeRow(row, at, ending)
+	if err := tx.Update(ctx, row); err != nil {
+		return err
+	}
+	_, err := testify(ctx, tx, row, byServer("announced "+agent.Instance, row.Ending, at, evidence, facts...), now)
+	return err
 }
 
 // reopen opens what was closed for the agent's silence, perhaps just now, and lives. What

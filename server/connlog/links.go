@@ -112,13 +112,14 @@ type own struct {
 	links  []*LinkRow
 	rows   []store.Connection // of links
 	silent map[string]*silence
+	now    time.Time
 }
 
 // takeOwn returns what the log itself has to write; nil: there is nothing.
 func (l *Log) takeOwn() *own {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	o := &own{silent: map[string]*silence{}, links: slices.Clone(l.waiting[:min(len(l.waiting), maxOwn)])}
+	o := &own{now: l.cfg.Now(), silent: map[string]*silence{}, links: slices.Clone(l.waiting[:min(len(l.waiting), maxOwn)])}
 	for _, r := range o.links {
 		r.changed = false
 		o.rows = append(o.rows, r.row)
@@ -135,8 +136,11 @@ func (l *Log) takeOwn() *own {
 }
 
 func (o *own) apply(ctx context.Context, tx *store.ConnTx) ([]store.Connection, error) {
-	for workspace := range o.silent {
+	for workspace, s := range o.silent {
 		if err := tx.Unheard(ctx, workspace); err != nil {
+			return nil, err
+		}
+		if err := remarkLost(ctx, tx, workspace, s, o.now); err != nil {
 			return nil, err
 		}
 	}

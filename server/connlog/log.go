@@ -123,6 +123,9 @@ func (l *Log) takeOver(ctx context.Context) error {
 				if err := tx.Update(ctx, &row); err != nil {
 					return nil, err
 				}
+				if _, err := testify(ctx, tx, &row, ownDeath(row.Ending, alive, l.cfg.Now()), l.cfg.Now()); err != nil {
+					return nil, err
+				}
 				closed = append(closed, row)
 			}
 		}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"fairlead.dev/fairlead/disconnect"
+	"fairlead.dev/fairlead/disconnect/verdict"
 	"fairlead.dev/fairlead/server/store"
 )
 
@@ -40,6 +41,8 @@ type Report struct {
 	Ending                   disconnect.Attribution
 	ExitCode                 *int
 	BytesSent, BytesReceived int64
+	// Testimony is what the agent testifies of the end; nil: only what is above.
+	Testimony *verdict.Testimony
 }
 
 // ErrNotYours refuses a report about a connection of another workspace.
@@ -90,7 +93,11 @@ func applyReport(ctx context.Context, tx *store.ConnTx, agent Agent, clock clock
 		if r.Ended {
 			end(&row, clock, r)
 		}
-		return row, true, tx.Insert(ctx, &row)
+		if err := tx.Insert(ctx, &row); err != nil || !r.Ended {
+			return row, true, err
+		}
+		_, err = hear(ctx, tx, agent, clock, &row, r)
+		return row, true, err
 	}
 	switch {
 	case err != nil:
@@ -99,7 +106,15 @@ func applyReport(ctx context.Context, tx *store.ConnTx, agent Agent, clock clock
 		return row, false, ErrNotYours
 	case r.Ended && (row.Status != store.StatusClosed || row.Provisional):
 		end(&row, clock, r)
-		return row, true, tx.Update(ctx, &row)
+		if err := tx.Update(ctx, &row); err != nil {
+			return row, true, err
+		}
+		_, err = hear(ctx, tx, agent, clock, &row, r)
+		return row, true, err
+	case r.Ended:
+		row.Revision++ // stored only with a better ending
+		news, err = hear(ctx, tx, agent, clock, &row, r)
+		return row, news, err
 	case !r.Ended && complete(&row, r):
 		return row, false, tx.Update(ctx, &row)
 	}
@@ -123,6 +138,27 @@ func interrupt(ctx context.Context, tx *store.ConnTx, agent Agent, clock clock, 
 	return tx.InsertInterruption(ctx, row.Key, store.Interruption{
 		Began: from, Observed: r.Interrupted, Duration: to.Sub(from), Attribution: r.Ending.On(row.ConnectType),
 	})
+}
+
+// hear keeps what an agent testifies of an end, and judges the row anew.
+func hear(ctx context.Context, tx *store.ConnTx, agent Agent, clock clock, row *store.Connection, r Report) (better bool, err error) {
+	t := byReport(agent, r)
+	if r.Testimony != nil {
+		t = *r.Testimony
+	}
+	if t.Evidence == 0 && t.Account.Reason != disconnect.Unknown {
+		return false, nil // an agent that knows no reason has nothing to testify
+	}
+	t.Observer, t.Principal = disconnect.Agent, agent.Workspace.ID
+	t.Clock = clock.reading()
+	if ending := row.Ending; ending.Reason != t.Account.Reason && ending.Initiator == disconnect.Server {
+		// The server's orders were behind it.
+		_, err := testify(ctx, tx, row, byServer("order", ending, row.DisconnectedAt, disconnect.EvidenceLocal), clock.now)
+		if err != nil {
+			return false, err
+		}
+	}
+	return testify(ctx, tx, row, t, clock.now)
 }
 
 // begin is the row of a connection that is heard of for the first time.
@@ -181,6 +217,14 @@ func (l *Log) clockOf(agent Agent, sentAt time.Time) clock {
 
 // ours is never before the workspace was made.
 func (c clock) ours(at time.Time) time.Time { return later(ServerTime(c.now, c.sent, at), c.oldest) }
+
+// reading relates the agent's clock to the server's.
+func (c clock) reading() verdict.Clock {
+	if c.sent.IsZero() {
+		return verdict.Clock{}
+	}
+	return verdict.Clock{Wall: c.sent, Offset: c.now.Sub(c.sent).Microseconds()}
+}
 
 // ServerTime is an agent's time by the server's clock, which was now when the agent's was
 // sent. It is never in the future.

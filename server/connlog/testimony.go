@@ -1,0 +1,195 @@
+package connlog
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"fairlead.dev/fairlead/disconnect"
+	"fairlead.dev/fairlead/disconnect/verdict"
+	"fairlead.dev/fairlead/server/store"
+)
+
+// maxTestimony bounds one testimony, in bytes of JSON.
+const maxTestimony = 16 << 10
+
+// ErrTestimony refuses a testimony that makes no sense.
+type ErrTestimony struct{ Err error }
+
+func (e ErrTestimony) Error() string { return "the testimony makes no sense: " + e.Err.Error() }
+
+// Unwrap returns what makes no sense.
+func (e ErrTestimony) Unwrap() error { return e.Err }
+
+// ParseTestimony reads what came from observer, who was authenticated as principal. What
+// only the receiver may say is set here, whatever the sender wrote; what cannot be is an
+// [ErrTestimony].
+func ParseTestimony(raw []byte, observer disconnect.Initiator, principal string) (t verdict.Testimony, err error) {
+	if len(raw) > maxTestimony {
+		return t, ErrTestimony{fmt.Errorf("it has %d bytes, at most %d are taken", len(raw), maxTestimony)}
+	}
+	if err := json.Unmarshal(raw, &t); err != nil {
+		return t, ErrTestimony{err}
+	}
+	t.Principal, t.Via, t.Received = principal, 0, time.Time{}
+	if t.Observer != observer {
+		return t, ErrTestimony{fmt.Errorf("the %s testifies as %s", observer, t.Observer)}
+	}
+	if err := t.Validate(); err != nil {
+		return t, ErrTestimony{err}
+	}
+	scrub(&t)
+	return t, nil
+}
+
+// scrub makes all texts of a testimony fit to be shown.
+func scrub(t *verdict.Testimony) {
+	t.ID, t.Instance = disconnect.Scrub(t.ID), disconnect.Scrub(t.Instance)
+	t.Account.Detail = disconnect.Scrub(t.Account.Detail)
+	for i := range t.Facts {
+		f := &t.Facts[i]
+		f.Cause.Detail, f.Text = disconnect.Scrub(f.Cause.Detail), disconnect.Scrub(f.Text)
+		f.Signal, f.Instance, f.Ref = disconnect.Scrub(f.Signal), disconnect.Scrub(f.Instance), disconnect.Scrub(f.Ref)
+	}
+}
+
+// testify keeps a testimony of a row that is stored, and judges the row anew. It reports
+// whether that gave a row that is closed another ending, which is stored then.
+func testify(ctx context.Context, tx *store.ConnTx, row *store.Connection, t verdict.Testimony, now time.Time) (better bool, err error) {
+	t.ConnectionID, t.ConnectType, t.Received = row.ID, row.ConnectType, now
+	body, err := json.Marshal(t)
+	if err != nil {
+		return false, fmt.Errorf("write testimony: %w", err)
+	}
+	added, err := tx.InsertTestimony(ctx, row.Key, store.RawTestimony{
+		ID: t.ID, Observer: t.Observer, Principal: t.Principal, Received: now, Body: body,
+	})
+	if err != nil || !added || row.Status != store.StatusClosed {
+		return false, err
+	}
+	raw, err := tx.Testimonies(ctx, row.Key)
+	if err != nil {
+		return false, err
+	}
+	v := Verdict(*row, raw, now)
+	if v.Attribution == row.Ending {
+		return false, nil
+	}
+	row.Ending = v.Attribution
+	return true, tx.Update(ctx, row)
+}
+
+// Verdict judges a row by what was testified of it. Where nothing of that says more than
+// what the transports said, and where the server's word ended it, the row keeps the ending
+// that it has, and so has the verdict.
+func Verdict(row store.Connection, raw []store.RawTestimony, now time.Time) verdict.Verdict {
+	all := make([]verdict.Testimony, 0, len(raw))
+	for _, r := range raw {
+		var t verdict.Testimony
+		if json.Unmarshal(r.Body, &t) == nil { // of a newer version, perhaps
+			all = append(all, t)
+		}
+	}
+	v := verdict.Judge(all, verdict.Context{
+		ConnectionID: row.ID, ConnectType: row.ConnectType, Opened: row.ConnectedAt, Now: now,
+		Principals: map[disconnect.Initiator]string{disconnect.Agent: row.Workspace.ID, disconnect.Client: row.User.ID},
+		RelayOwner: disconnect.Server,
+	})
+	v.Revision = row.Revision
+	if row.Status != store.StatusClosed {
+		return v
+	}
+	switch {
+	case v.Kind != verdict.Ending, v.Rule >= verdict.R10:
+		v.Attribution = row.Ending
+	case row.Ending.Initiator == disconnect.Server && v.Reason != row.Ending.Reason:
+		v.Attribution, v.Rule, v.Locus = row.Ending, verdict.R2, ""
+		v.Evidence, v.Confidence, v.Observer = disconnect.EvidenceDeclared, disconnect.ConfidenceCertain, disconnect.Server
+	}
+	v.Kind = verdict.Ending
+	return v
+}
+
+// byServer is the server's own word of how a connection ended.
+func byServer(id string, ending disconnect.Attribution, at time.Time, evidence disconnect.Evidence, facts ...verdict.Fact) verdict.Testimony {
+	return verdict.Testimony{
+		ID: id, Observer: disconnect.Server, Kind: verdict.Ending, Account: ending, Evidence: evidence,
+		FirstNoticed: verdict.Moment{Wall: at}, Facts: facts,
+	}
+}
+
+// byReport is what an agent's report says of an end, if the agent does not testify.
+func byReport(agent Agent, r Report) verdict.Testimony {
+	return verdict.Testimony{
+		ID: "report", Observer: disconnect.Agent, Instance: agent.Instance, Kind: verdict.Ending,
+		Account: r.Ending, Evidence: evidenceOf(r.Ending), FirstNoticed: verdict.Moment{Wall: r.At},
+	}
+}
+
+// evidenceOf is what an ending rests on that its agent says nothing more of.
+func evidenceOf(a disconnect.Attribution) disconnect.Evidence {
+	switch {
+	case a.Reason == disconnect.Unknown:
+		return 0
+	case a.Initiator == disconnect.Network || a.Reason == disconnect.PeerCrashed || a.Reason == disconnect.PeerUnresponsive:
+		return disconnect.EvidenceInferred
+	case a.Initiator == disconnect.Agent:
+		return disconnect.EvidenceLocal
+	}
+	return disconnect.EvidenceDeclared
+}
+
+// lostFacts is what the server saw of the end of an agent's control link, unless somebody
+// declared it.
+func lostFacts(ending disconnect.Attribution, at time.Time) []verdict.Fact {
+	fact := verdict.Fact{About: disconnect.Agent, Leg: disconnect.ServerToAgent, At: verdict.Moment{Wall: at}, Text: ending.Detail}
+	switch ending.Reason {
+	case disconnect.NetworkError, disconnect.PeerCrashed:
+		fact.Kind = verdict.SocketClosed
+	case disconnect.ConnectionReset:
+		fact.Kind = verdict.SocketReset
+	case disconnect.NetworkTimeout:
+		fact.Kind = verdict.HeartbeatSilence
+	case disconnect.PeerUnresponsive:
+		fact.Kind = verdict.HeartbeatSilence
+		answered := fact
+		answered.Kind = verdict.ProbeAnswered
+		return []verdict.Fact{fact, answered}
+	default:
+		return nil
+	}
+	return []verdict.Fact{fact}
+}
+
+// remarkLost adds what the server saw of the end of an agent's link to all that the agent
+// had open.
+func remarkLost(ctx context.Context, tx *store.ConnTx, workspaceID string, s *silence, now time.Time) error {
+	facts := lostFacts(s.ending, s.since)
+	if len(facts) == 0 {
+		return nil
+	}
+	rows, err := tx.Live(ctx, workspaceID, disconnect.AgentToClient)
+	if err != nil {
+		return err
+	}
+	for i := range rows {
+		_, err := testify(ctx, tx, &rows[i], verdict.Testimony{
+			ID:       fmt.Sprintf("link_lost %d", s.since.UnixMicro()),
+			Observer: disconnect.Server, Kind: verdict.Remark, FirstNoticed: verdict.Moment{Wall: s.since}, Facts: facts,
+		}, now)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ownDeath is what the server testifies of its former life, which died after alive.
+func ownDeath(ending disconnect.Attribution, alive, now time.Time) verdict.Testimony {
+	t := byServer("obituary", disconnect.Attribution{}, now, 0, verdict.Fact{
+		Kind: verdict.Obituary, Outcome: verdict.Crashed, At: verdict.Moment{Wall: alive}, Until: verdict.Moment{Wall: now}, Text: ending.Detail,
+	})
+	t.LastGood = verdict.Moment{Wall: alive}
+	return t
+}

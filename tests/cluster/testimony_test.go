@@ -1,0 +1,68 @@
+package cluster
+
+import (
+	"encoding/json"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"fairlead.dev/fairlead/disconnect/verdict"
+	"fairlead.dev/fairlead/sdk"
+	"fairlead.dev/fairlead/tests/site"
+)
+
+// verdictOf returns a row with its verdict, which say the same.
+func verdictOf(t *testing.T, h *site.Home, id string) (row sdk.Connection, v verdict.Verdict) {
+	t.Helper()
+	require.NoError(t, json.Unmarshal([]byte(h.Must("connections", "show", id, "--output", "json")), &row))
+	require.NotEmpty(t, row.Verdict)
+	require.NoError(t, json.Unmarshal(row.Verdict, &v))
+	require.Equal(t, *row.Reason, v.Reason.String())
+	require.Equal(t, *row.Initiator, v.Initiator.String())
+	require.Equal(t, *row.Detail, v.Detail)
+	return row, v
+}
+
+// TestTestimonies: what parties testify of an end is on the row, with its evidence.
+func TestTestimonies(t *testing.T) {
+	t.Parallel()
+	s := site.New(t)
+	require.Equal(t, 3, s.Run("ssh", "dev", "--", "exit 3").Code)
+	rows := awaitClosed(t, s.Home, 1)
+	_, v := verdictOf(t, s.Home, rows[0].ID)
+	require.Equal(t, verdict.R1, v.Rule)
+	require.Equal(t, verdict.ProcessExit, v.Used[0].Fact.Kind)
+	require.EqualValues(t, 3, *v.ExitCode)
+
+	require.Equal(t, 137, s.Run("ssh", "dev", "--", "kill -9 $$").Code)
+	rows = awaitClosed(t, s.Home, 2)
+	_, v = verdictOf(t, s.Home, rows[0].ID)
+	require.Equal(t, verdict.R1, v.Rule)
+	require.Equal(t, "process_signaled", v.Reason.String())
+	require.Equal(t, "KILL", v.ExitSignal)
+
+	sh := s.OpenShell("dev", "--outage-limit", "120s")
+	s.Agent.Kill()
+	s.StartAgent()
+	require.Equal(t, 255, sh.Wait())
+	rows = awaitClosed(t, s.Home, 3)
+	_, v = verdictOf(t, s.Home, rows[0].ID)
+	require.Equal(t, "peer_crashed", v.Reason.String())
+	require.Equal(t, "agent", v.Initiator.String())
+	require.Equal(t, verdict.R3, v.Rule)
+	require.Equal(t, "agent", v.Locus)
+	kinds := map[verdict.FactKind]bool{}
+	for _, item := range append(v.Used, v.Kept...) {
+		kinds[item.Fact.Kind] = true
+	}
+	require.True(t, kinds[verdict.Obituary], "the agent's journal")
+	require.True(t, kinds[verdict.SocketClosed], "the server saw its kernel clean up")
+
+	s.Server.Kill()
+	s.StartServer()
+	links := connections(t, s.Home, "--connect-type", "server_to_agent", "--reason", "peer_crashed", "--initiator", "server")
+	require.NotEmpty(t, links)
+	_, v = verdictOf(t, s.Home, links[0].ID)
+	require.Equal(t, verdict.R3, v.Rule)
+	require.Equal(t, verdict.Obituary, v.Used[0].Fact.Kind)
+}
