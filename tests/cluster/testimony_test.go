@@ -43,6 +43,7 @@ func TestTestimonies(t *testing.T) {
 
 	sh := s.OpenShell("dev", "--outage-limit", "120s")
 	s.Agent.Kill()
+	s.Server.Ending("agent control link ended", "server_to_agent", "network_error", "network", false)
 	s.StartAgent()
 	require.Equal(t, 255, sh.Wait())
 	rows = awaitClosed(t, s.Home, 3)
