@@ -233,8 +233,8 @@ func (s *stage) login() {
 	file := s.user.Path("token")
 	if s.Token > 0 {
 		file = s.user.Path("short-token")
+		s.expires = time.Now().Add(s.Token) // at the earliest: what is said of it comes later
 		s.admin.Must("token", "create", "short", "--user", "ada", "--expires", s.Token.String(), "--token-file", file)
-		s.expires = time.Now().Add(s.Token)
 	}
 	s.user.Must("login", s.url, "--insecure-http", "--token-file", file)
 }
