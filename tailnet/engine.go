@@ -62,6 +62,7 @@ type engineConfig struct {
 	peers       *peerTable
 	onEndpoints func([]netip.AddrPort) // the engine's view of own endpoints changed
 	onHome      func(region int)       // the engine chose another home relay
+	onLink      func()                 // the host's links or addresses changed, or it woke
 }
 
 // engine is upstream's WireGuard engine with what it needs around it. All of
@@ -110,6 +111,7 @@ func newEngine(cfg engineConfig) (_ *engine, err error) {
 	}
 	e.events = e.bus.Client("fairlead")
 	eventbus.SubscribeFunc(e.events, func(c magicsock.HomeDERPChanged) { cfg.onHome(c.New) })
+	eventbus.SubscribeFunc(e.events, func(netmon.ChangeDelta) { cfg.onLink() })
 	e.magic.SetOnlyTCP443(cfg.forceRelay)
 	// A host with nothing but loopback counts as down, though its own processes can
 	// reach each other.

@@ -67,6 +67,7 @@ type Node struct {
 
 	relayKnown func()                      // closes haveRelay, once
 	haveRelay  chan struct{}               // closed when the first relay map is in the engine
+	linkTurn   chan struct{}               // has one place: the host's links changed
 	renewed    map[proto.NodeKey]time.Time // when a dial last began a handshake anew
 }
 
@@ -93,7 +94,7 @@ func NewNode(opts Options) (*Node, error) {
 		home:   newHomeKeeper(),
 	}
 	n.renewed = make(map[proto.NodeKey]time.Time)
-	n.haveRelay = make(chan struct{})
+	n.haveRelay, n.linkTurn = make(chan struct{}), make(chan struct{}, 1)
 	n.relayKnown = sync.OnceFunc(func() { close(n.haveRelay) })
 	n.paths = newPathWatcher(func() map[proto.NodeKey]Path { return n.engine.paths() })
 	if err := n.start(); err != nil {
@@ -128,6 +129,7 @@ func (n *Node) start() (err error) {
 		peers:       n.peers,
 		onEndpoints: n.self.setEndpoints,
 		onHome:      n.home.engineMoved,
+		onLink:      n.linkChanged,
 	})
 	if err != nil {
 		_ = device.Close()
@@ -140,6 +142,7 @@ func (n *Node) start() (err error) {
 	if n.shim != nil {
 		n.loops.Go(func() { n.keepHome(ctx) })
 	}
+	n.loops.Go(func() { followLinks(ctx, n.linkTurn, n.kickPeers) })
 	n.loops.Go(func() { n.paths.run(ctx, func() int { return len(n.peers.keys()) }) })
 	return nil
 }

@@ -21,10 +21,9 @@ import (
 // interrupted (a peer's grant lapses after 24 h).
 const (
 	// maxRTO is the longest pause between two retransmissions, so that a flow speaks
-	// again soon after its path is back. Not less: a round trip over a full link may
-	// take a second or two, and a retransmission timer below it would never let
-	// anything through.
-	maxRTO = 3 * time.Second
+	// again within a second of its path's return. On a path whose round trip is longer
+	// than that everything is sent twice, and still arrives.
+	maxRTO = time.Second
 	// longestOutage is how long a flow must outlive silence.
 	longestOutage = 25 * time.Hour
 	// maxRetries counts retransmissions and unanswered zero-window probes: that is

@@ -48,8 +48,9 @@ func main() {
 	}
 }
 
-// commands are the other processes of the bench, which it starts itself.
-var commands = map[string]func(args []string) error{nodeCommand: runNode, fleetCommand: runFleet, reportersCommand: runReporters}
+// commands are the other processes of the bench, which it starts itself, and what is
+// measured apart.
+var commands = map[string]func(args []string) error{nodeCommand: runNode, fleetCommand: runFleet, reportersCommand: runReporters, resumeCommand: runResume}
 
 func sectionNames() string {
 	names := make([]string, len(sections))
