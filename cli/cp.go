@@ -40,7 +40,8 @@ func newCp(s streams) *cobra.Command {
 		Long: "Copy files, and directories with all that is in them, to a workspace or from one. The\n" +
 			"workspace's side is WORKSPACE:PATH, where PATH begins at the home directory; a path of\n" +
 			"this machine with a colon in it is written with a slash before that, as ./a:b. Into a\n" +
-			"TARGET that is a directory the sources go by their names.\n\n" +
+			"TARGET that ends with a slash the sources go by their names; else it is the name that\n" +
+			"the one source gets.\n\n" +
 			"Modes and times are kept. What is there already, with the same size and time, is left\n" +
 			"alone, and a file that an interrupted run has begun goes on where that stopped: run the\n" +
 			"same command again. The exit code is 0 when all is copied, 1 when anything is not, and\n" +

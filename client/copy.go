@@ -130,7 +130,8 @@ func (c *copying) run(ctx context.Context, session *fileSession, remote *remoteS
 // place opens both sides and says where each source goes.
 func (c *copying) place(remote *remoteSide) (targets []string, err error) {
 	target := c.options.Target
-	into := strings.HasSuffix(target, "/") || len(c.options.Sources) > 1
+	last := slash.Base(target)
+	into := strings.HasSuffix(target, "/") || last == "." || last == ".." || len(c.options.Sources) > 1
 	if c.options.Upload {
 		c.from, c.to = &localSide{}, remote
 	} else {
@@ -141,8 +142,11 @@ func (c *copying) place(remote *remoteSide) (targets []string, err error) {
 	if into && !isDir {
 		return nil, fmt.Errorf("copy to %s: it is no directory", disconnect.Scrub(target))
 	}
+	if source, err := c.from.stat(c.options.Sources[0]); err != nil || !source.IsDir() {
+		into = into || isDir // a file does not take the place of a directory
+	}
 	base, name := target, "" // a directory that is there, and what is in it
-	if !isDir {
+	if !into {
 		base, name = slash.Dir(slash.Clean(target)), slash.Base(target)
 	}
 	if !c.options.Upload {

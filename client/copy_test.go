@@ -130,14 +130,14 @@ func TestCopyTree(t *testing.T) {
 		from, to := filepath.Join(dir, "from"), filepath.Join(dir, "to")
 		require.NoError(t, os.Mkdir(to, 0o755))
 		makeTree(t, from)
-		stats, told := b.copy(t, upload, to, from)
+		stats, told := b.copy(t, upload, to+"/", from)
 		require.Empty(t, told.failures())
 		require.Equal(t, tree(t, from), tree(t, filepath.Join(to, "from")))
 		require.Equal(t, []int64{11, 11, 0, 0, 0}, []int64{stats.Files, stats.TotalFiles, stats.Skipped, stats.Failed, stats.Resumed})
 		require.Equal(t, stats.TotalBytes, stats.Bytes)
 		require.True(t, stats.Known)
 
-		again, told := b.copy(t, upload, to, from)
+		again, told := b.copy(t, upload, filepath.Join(to, "from"), from) // by its name
 		require.Empty(t, told.failures())
 		require.Equal(t, []int64{11, 11}, []int64{again.Files, again.Skipped})
 		require.Equal(t, tree(t, from), tree(t, filepath.Join(to, "from")))
@@ -262,7 +262,7 @@ func TestCopyBadInput(t *testing.T) {
 			require.NoError(t, os.Chmod(filepath.Join(from, "secret"), 0))
 			want++
 		}
-		stats, told := b.copy(t, upload, to, from)
+		stats, told := b.copy(t, upload, to+"/", from)
 		failures := strings.Join(told.failures(), "\n")
 		require.Contains(t, failures, "from/pipe: it is no file, directory or link")
 		require.Contains(t, failures, "to/from/taken is a directory")
@@ -291,7 +291,7 @@ func TestCopyStaysBelowItsTarget(t *testing.T) {
 	write(t, filepath.Join(from, "sub", "file"), 10)
 	require.NoError(t, os.MkdirAll(filepath.Join(to, "from"), 0o755))
 	require.NoError(t, os.Symlink(outside, filepath.Join(to, "from", "sub")))
-	_, told := b.copy(t, false, to, from)
+	_, told := b.copy(t, false, to+"/", from)
 	require.Len(t, told.failures(), 1)
 	require.Contains(t, told.failures()[0], "is there and no directory")
 	entries, err := os.ReadDir(outside)

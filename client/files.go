@@ -215,8 +215,9 @@ type CopyOptions struct {
 	// Upload copies to the workspace, otherwise from there.
 	Upload bool
 	// Sources are files and directories; a link among them is followed, one in a
-	// directory is copied as a link. Target is a directory to put them in, or, of one source,
-	// its new name.
+	// directory is copied as a link. Target is a directory to put them in if it ends with a
+	// slash, is . or .., or there are several sources; otherwise it is the new name of one, and what a
+	// directory has is added to a directory of that name. Only a file goes into such a one.
 	Sources []string
 	Target  string
 	// OnResult is called with each result, one at a time; nil: not.

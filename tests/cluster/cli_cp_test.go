@@ -26,7 +26,7 @@ func TestCp(t *testing.T) {
 	require.NoError(t, os.WriteFile(filepath.Join(from, "big"), big, 0o644))
 	require.NoError(t, os.WriteFile(filepath.Join(from, "sub", "line\nbreak"), []byte("x"), 0o600))
 
-	r := s.Run("cp", from, "dev:"+to)
+	r := s.Run("cp", from, "dev:"+to+"/")
 	require.Equal(t, 0, r.Code, r.Stderr)
 	require.Empty(t, r.Stderr)
 	require.Contains(t, r.Stdout, from+"/big: 64.0 MiB\n")
@@ -35,7 +35,7 @@ func TestCp(t *testing.T) {
 	got, err := os.ReadFile(filepath.Join(to, "from", "big"))
 	require.NoError(t, err)
 	require.True(t, bytes.Equal(big, got))
-	r = s.Run("cp", from, "dev:"+to)
+	r = s.Run("cp", from, "dev:"+to+"/")
 	require.Equal(t, 0, r.Code, r.Stderr)
 	require.Contains(t, r.Stdout, "; 2 were there already")
 

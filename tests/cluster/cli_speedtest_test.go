@@ -3,7 +3,6 @@ package cluster
 import (
 	"encoding/json"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -49,23 +48,24 @@ func TestSpeedtest(t *testing.T) {
 	require.Equal(t, 0, term.Wait())
 	require.Contains(t, term.Out.String(), "█")
 
-	long := s.Start("speedtest", "dev", "--duration", "30s", "--direction", "download")
-	site.Eventually(t, "a place that is taken", func() bool {
-		r = s.Run("speedtest", "dev", "--duration", "1s", "--direction", "download")
-		return r.Code == 1
-	})
+	long := s.OnTerminal("speedtest", "dev", "--duration", "30s", "--direction", "download")
+	long.Out.AwaitText(t, "bit/s")
+	r = s.Run("speedtest", "dev", "--duration", "1s", "--direction", "download")
+	require.Equal(t, 1, r.Code)
 	require.Equal(t, "fairlead: measure the download: another speed test is under way in this workspace\n", r.Stderr)
-	long.Signal(syscall.SIGINT)
+	long.Type("\x03")
 	require.Equal(t, 1, long.Wait())
-	require.Equal(t, "fairlead: stopped before the speed was known\n", long.Stderr.String())
+	require.Contains(t, long.Out.String(), "fairlead: stopped before the speed was known")
 
-	doomed := s.Start("speedtest", "dev", "--duration", "30s", "--log-file", s.Path("doomed.log"))
-	site.Eventually(t, "a place that is taken again", func() bool {
-		return s.Run("speedtest", "dev", "--duration", "1s", "--direction", "download").Code == 1
+	var doomed *site.Terminal
+	site.Eventually(t, "the agent to hear that it is over", func() bool {
+		doomed = s.OnTerminal("speedtest", "dev", "--duration", "30s")
+		text := doomed.Out.Await(t, "a rate, or a refusal", func(s string) bool { return strings.Contains(s, "bit/s") || strings.Contains(s, "under way") })
+		return strings.Contains(text, "bit/s")
 	})
 	s.Agent.Stop()
-	require.Equal(t, 5, doomed.Wait(), doomed.Stderr)
-	require.Contains(t, doomed.Stderr.String(), "fairlead: measure the download: ")
+	require.Equal(t, 5, doomed.Wait())
+	require.Contains(t, doomed.Out.String(), "fairlead: measure the download: ")
 	for _, args := range [][]string{{}, {"dev", "x"}, {"dev", "-t", "31s"}, {"dev", "-t", "1500ms"}, {"dev", "-t", "0s"}, {"dev", "--direction", "x"}} {
 		r := s.Run(append([]string{"speedtest"}, args...)...)
 		require.Equal(t, 2, r.Code, "%q: %s", args, r.Stderr)
