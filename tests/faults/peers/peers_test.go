@@ -44,7 +44,7 @@ func TestRules(t *testing.T) {
 			require.Equal(t, c.want, words.String(), c.name)
 		}
 	}
-	require.Equal(t, "from 10.77.9.2 * on *", plain("from 10.77.9.2 port 4242 on pts/3\r\n"))
+	require.Equal(t, "from 10.77.9.2 * on *\nread", plain("read\r\nsyslogin_perform_logout: logout() returned an error\r\nfrom 10.77.9.2 port 4242 on pts/3\r\n"))
 }
 
 // TestApplying: what needs a server, a relay or another path is not asked of those who
@@ -83,4 +83,33 @@ func TestStrictGoesByTheText(t *testing.T) {
 	totals := score.Finish("any", "1", rows).Totals[scenario.Agent]
 	require.Equal(t, 2, totals.Right)
 	require.Zero(t, totals.Strict)
+}
+
+// TestKeptResults: the results beside the code are whole.
+func TestKeptResults(t *testing.T) {
+	for _, p := range products {
+		kept, err := score.Read(p.file)
+		require.NoError(t, err)
+		require.Equal(t, p.name, kept.Product)
+		require.NotEmpty(t, kept.Version)
+		require.Greater(t, len(kept.Rows), 25)
+		for _, row := range kept.Rows {
+			require.Empty(t, row.Error, row.Name)
+		}
+		client := kept.Totals[scenario.Client]
+		require.Greater(t, client.Of, 25)
+		require.Equal(t, client.Of, client.Right+client.Wrong+client.Silent+client.Unknown+client.Blames+client.Graceful+len(alarms(kept)))
+		require.LessOrEqual(t, client.Strict, client.Right)
+	}
+}
+
+// alarms are the rows in which the client, which has something to say, told of an end
+// where none was.
+func alarms(r score.Result) (rows []score.Row) {
+	for _, row := range r.Rows {
+		if cell := row.Cells[scenario.Client]; cell.Mark == score.Alarm && len(cell.Must) > 0 {
+			rows = append(rows, row)
+		}
+	}
+	return rows
 }
