@@ -322,7 +322,7 @@ func TestReportsAreBounded(t *testing.T) {
 func TestInterruptionsAreReported(t *testing.T) {
 	a := newLife(t, t.TempDir())
 	lost := disconnect.Attribution{ConnectType: disconnect.AgentToClient, Reason: disconnect.NetworkTimeout, Initiator: disconnect.Network}
-	done := a.trackConnection(&proto.Connection{Id: id(1)})
+	a.trackConnection(&proto.Connection{Id: id(1)})
 	began := time.Now().Add(-time.Minute)
 	interrupt := func(n byte) { a.queueInterruption(uuid.UUID(id(n)), lost, began, 20*time.Second) }
 	interrupt(1)
@@ -347,7 +347,7 @@ func TestInterruptionsAreReported(t *testing.T) {
 	require.NoError(t, b.closeReports())
 
 	a = newLife(t, t.TempDir())
-	done = a.trackConnection(&proto.Connection{Id: id(1)})
+	done := a.trackConnection(&proto.Connection{Id: id(1)})
 	for range 2 * maxInterruptions {
 		interrupt(1)
 	}

@@ -73,7 +73,7 @@ func newCp(s streams) *cobra.Command {
 // sides finds out which side is the workspace's.
 func (c *copyCommand) sides(args []string) error {
 	if len(args) < 2 {
-		return errors.New("name what to copy, and where to, as in: fairlead cp notes.txt dev:")
+		return errors.New("name what to copy, and where to: fairlead cp notes.txt dev:notes.txt")
 	}
 	sources, target := args[:len(args)-1], args[len(args)-1]
 	workspace, path, remote := remotePath(target)

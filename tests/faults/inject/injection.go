@@ -4,13 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"fairlead.dev/fairlead/tests/faults/netlab"
 )
 
 // ErrNeedsRoot is for what a user namespace cannot do.
@@ -84,13 +81,4 @@ func (i *Injection) Undo(ctx context.Context) error {
 		i.truth.Undone = Now()
 	})
 	return i.err
-}
-
-// names joins the names of hosts.
-func names(hosts ...*netlab.Host) string {
-	var all []string
-	for _, h := range hosts {
-		all = append(all, h.Name)
-	}
-	return strings.Join(all, ", ")
 }
