@@ -60,34 +60,30 @@ func TestConstantScoresNothing(t *testing.T) {
 // network_error, and every initiator the network.
 func constant(t *testing.T) (overlay string) {
 	t.Helper()
-	dir := t.TempDir()
-	root, err := filepath.Abs("../..")
+	path, err := writeOverlay(t.TempDir(), "", []change{ // what follows is not reached, and still compiled
+		always("reason.go", "func (r Reason) String() string {", `return "network_error"`),
+		always("reason.go", "func (r Reason) Expected() bool {", "return false"),
+		always("words.go", "func (i Initiator) String() string {", `return "network"`),
+	})
 	require.NoError(t, err)
-	replace := map[string]string{}
-	for _, change := range []struct{ file, method, constant string }{
-		{"reason.go", "func (r Reason) String() string {", `return "network_error"`},
-		{"reason.go", "func (r Reason) Expected() bool {", "return false"},
-		{"words.go", "func (i Initiator) String() string {", `return "network"`},
-	} {
-		original := filepath.Join(root, "disconnect", change.file)
-		source := original
-		if replace[original] != "" {
-			source = replace[original]
-		}
-		text, err := os.ReadFile(source)
+	return path
+}
+
+func always(file, method, constant string) change {
+	return change{filepath.Join("disconnect", file), method, method + "\nif true { " + constant + " }\n"}
+}
+
+// TestVariants: what is changed is still there to be changed.
+func TestVariants(t *testing.T) {
+	for v, changes := range variants {
+		path, err := writeOverlay(t.TempDir(), constant(t), changes)
+		require.NoError(t, err, v)
+		replace, err := readOverlay(path)
 		require.NoError(t, err)
-		require.Contains(t, string(text), change.method)
-		changed := filepath.Join(dir, change.file)
-		// What follows is not reached, and still compiled.
-		first := strings.Replace(string(text), change.method, change.method+"\nif true { "+change.constant+" }\n", 1)
-		require.NoError(t, os.WriteFile(changed, []byte(first), 0o600))
-		replace[original] = changed
+		require.Len(t, replace, 2+len(changes), v)
 	}
-	data, err := json.Marshal(map[string]any{"Replace": replace})
-	require.NoError(t, err)
-	overlay = filepath.Join(dir, "overlay.json")
-	require.NoError(t, os.WriteFile(overlay, data, 0o600))
-	return overlay
+	_, err := writeOverlay(t.TempDir(), "", []change{{"go.mod", "no such line", ""}})
+	require.ErrorContains(t, err, `go.mod has no "no such line" to change`)
 }
 
 func TestOptions(t *testing.T) {

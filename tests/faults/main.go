@@ -43,6 +43,8 @@ type options struct {
 	binary   string
 	list     bool
 	from     string
+
+	programs map[scenario.Variant]string // where each is that was built
 }
 
 func main() {

@@ -26,7 +26,7 @@ func (o *options) measure(ctx context.Context, chosen []scenario.Scenario, progr
 		return score.Result{}, err
 	}
 	defer os.RemoveAll(dir)
-	if err := o.build(ctx, dir); err != nil {
+	if err := o.build(ctx, dir, chosen); err != nil {
 		return score.Result{}, err
 	}
 	rows := make([]score.Row, len(chosen))
@@ -57,17 +57,46 @@ func (o *options) measure(ctx context.Context, chosen []scenario.Scenario, progr
 	return score.Finish("Fairlead", o.version, rows), nil
 }
 
-// build makes the program under test.
-func (o *options) build(ctx context.Context, dir string) error {
+// build makes the program under test, and the variants of it that are wanted.
+func (o *options) build(ctx context.Context, dir string, chosen []scenario.Scenario) error {
+	site.Binary = filepath.Join(dir, "fairlead")
 	if o.binary != "" {
 		path, err := filepath.Abs(o.binary)
+		if err != nil {
+			return err
+		}
 		site.Binary = path
+	} else if err := compile(ctx, o.overlay, site.Binary); err != nil {
 		return err
 	}
-	site.Binary = filepath.Join(dir, "fairlead")
-	args := []string{"build", "-trimpath", "-buildvcs=false", "-tags", buildTags, "-o", site.Binary}
-	if o.overlay != "" {
-		args = append(args, "-overlay", o.overlay)
+	o.programs = map[scenario.Variant]string{}
+	for _, s := range chosen {
+		for _, v := range s.Variants {
+			if o.programs[v] != "" {
+				continue
+			}
+			sources := filepath.Join(dir, "sources-"+string(v))
+			if err := os.Mkdir(sources, 0o700); err != nil {
+				return err
+			}
+			overlay, err := writeOverlay(sources, o.overlay, variants[v])
+			if err != nil {
+				return fmt.Errorf("change the program into one that is %q: %w", v, err)
+			}
+			o.programs[v] = filepath.Join(dir, "fairlead-"+string(v))
+			if err := compile(ctx, overlay, o.programs[v]); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// compile builds the program into a file, with an overlay if there is one.
+func compile(ctx context.Context, overlay, into string) error {
+	args := []string{"build", "-trimpath", "-buildvcs=false", "-tags", buildTags, "-o", into}
+	if overlay != "" {
+		args = append(args, "-overlay", overlay)
 	}
 	build := exec.CommandContext(ctx, "go", append(args, "fairlead.dev/fairlead/cmd/fairlead")...)
 	build.Stderr = os.Stderr

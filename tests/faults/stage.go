@@ -181,7 +181,15 @@ func (s *stage) startServer() {
 }
 
 func (s *stage) startAgent() {
-	s.agents = append(s.agents, s.agentHome.Start(s.agentArgs("state")...))
+	s.agents = append(s.agents, s.startVariant(s.agentHome, scenario.Agent, s.agentArgs("state")...))
+}
+
+// startVariant is home.Start of the program that the scenario has for a party.
+func (s *stage) startVariant(home *site.Home, p scenario.Party, args ...string) *site.Process {
+	if v := s.Variants[p]; v != "" {
+		return home.StartCommand(home.In(context.Background(), s.options.programs[v], args...))
+	}
+	return home.Start(args...)
 }
 
 // agentArgs start an agent whose state is in that directory of its home.

@@ -23,7 +23,7 @@ func applying() (list []scenario.Scenario) {
 func applies(s scenario.Scenario) bool {
 	w := s.World
 	if s.Cannot != "" || s.Path == scenario.Relayed || s.Session != scenario.Shell ||
-		w.OwnRelay || w.TLS || w.Named || w.Proxied || w.Token != 0 || w.SmallFS != "" || len(w.Before) > 0 || len(s.Steps) == 0 {
+		w.OwnRelay || w.TLS || w.Named || w.Proxied || w.Token != 0 || w.SmallFS != "" || len(w.Variants) > 0 || len(w.Before) > 0 || len(s.Steps) == 0 {
 		return false
 	}
 	foreign := func(p scenario.Party) bool { return p == scenario.Server || p == scenario.Relay }

@@ -128,6 +128,15 @@ const (
 	Dialling Session = "dialling" // none: the client comes after the fault
 )
 
+// Variant is a program that differs from the real one in what no input can make that do.
+type Variant string
+
+// Variants.
+const (
+	Panics Variant = "panics" // at SIGUSR2, in the work of each session
+	Older  Variant = "older"  // it speaks an older protocol with the server
+)
+
 // World is what differs from the usual site.
 type World struct {
 	Limit    time.Duration // outage limit of both ends; 0: the usual of the form
@@ -140,7 +149,8 @@ type World struct {
 	Memory   bool          // the agent and its sessions live in a memory cgroup each
 	SmallFS  Party         // the state of this party is on a file system of its own, of 8 MB
 	Args     map[Party][]string
-	Before   []Act // done before the session begins
+	Variants map[Party]Variant // what the agent is, or each client that comes after the fault
+	Before   []Act             // done before the session begins
 }
 
 // Step is done so long after the session works.

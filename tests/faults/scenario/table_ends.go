@@ -212,9 +212,10 @@ var crashTable = []entry{
 		Final: 30 * sec,
 	}},
 	{Scenario: Scenario{
-		Name: "agent-panics", Row: 17, Story: "The agent panics, and its recover hook runs.",
-		Cannot: "nothing that is outside can make this program panic: no input is known to",
-		Truth:  agentLegs("internal_error", Agent),
+		Name: "agent-panics", Row: 17, Story: "The agent panics in the work of the session, and its recover hook runs.",
+		World: World{Variants: map[Party]Variant{Agent: Panics}},
+		Steps: once(signal(Agent, "USR2")),
+		Truth: all(ac("internal_error", Agent)),
 	}},
 }
 

@@ -63,10 +63,11 @@ func TestMarks(t *testing.T) {
 		{"silence that is right", "outage-of-5s", nil, true, score.Quiet},
 		{"an ending where nothing ends", "outage-of-5s", []score.Testimony{on(scenario.CS, word("client", "network_timeout", "network", false))}, true, score.Alarm},
 		{"silence that may be", "nat-rebinding", nil, true, score.Quiet},
-		{"not run", "agent-panics", nil, false, score.Unrun},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			row := score.Judge(must(t, c.scenario), score.Outcome{Said: c.said, Lived: c.lived})
+			failed := score.Judge(must(t, c.scenario), score.Outcome{Said: c.said, Lived: c.lived, Error: "no network"})
+			require.Equal(t, score.Unrun, failed.Cells[scenario.Client].Mark)
 			require.Equal(t, c.want, row.Cells[scenario.Client].Mark)
 		})
 	}
@@ -207,12 +208,13 @@ func TestResultIsKept(t *testing.T) {
 }
 
 func TestPage(t *testing.T) {
-	ours := everybody(t, word("", "process_exited", "agent", true), "exit-3", "shell-killed", "agent-panics", "outage-of-5s")
+	ours := everybody(t, word("", "process_exited", "agent", true), "exit-3", "shell-killed", "outage-of-5s")
+	ours.Rows[1].Cannot = "no reason"
 	peer := ours
 	peer.Product, peer.Version = "OpenSSH", "9.2"
 	var page strings.Builder
 	require.NoError(t, score.Page{Ours: ours, Peers: []score.Result{peer}, Flaky: map[string]string{"exit-3": "the moon"}}.Markdown(&page))
-	for _, part := range []string{"| OpenSSH 9.2 | client | 1 of 3 (33 %)", "| 2 | exit-3 |", "**graceful**: ", "cannot be injected", "the moon", "nothing ends",
+	for _, part := range []string{"| OpenSSH 9.2 | client | 1 of 2 (50 %)", "| 2 | exit-3 |", "**graceful**: ", "cannot be injected", "the moon", "nothing ends",
 		"## The same faults elsewhere", " OpenSSH client | OpenSSH agent |", "| 1.0 / 1.0 |", "| shell-killed | AC process_signaled/agent | graceful | graceful |"} {
 		require.Contains(t, page.String(), part)
 	}
