@@ -50,7 +50,7 @@ func (p Page) peers(w *writer) {
 				cell = c.rows[at].Cells[c.who]
 			}
 			words = append(words, cell.brief())
-			of[i] += one(len(cell.Must) > 0)
+			of[i] += one(len(cell.Must) > 0 && cell.Mark != Quiet)
 			right[i] += one(cell.Mark == Right)
 			strict[i] += one(cell.Strict)
 		}
