@@ -83,6 +83,9 @@ func openClient(ctx context.Context, profileName string, opts client.Options) (*
 	}
 	opts.AccessURL, opts.Token, opts.CheckHostKey = accessURL, p.Token, hostKeyChecker{profile: p}.check
 	opts.Instance, opts.Version = uuid.NewString(), softwareVersion()
+	if api, err := sdk.NewClient(p.URL, p.Token); err == nil {
+		opts.Records = recordsOf(p, api, opts.Logger)
+	}
 	return client.Open(ctx, opts)
 }
 

@@ -3,15 +3,20 @@ package cli
 import (
 	"bufio"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"fairlead.dev/fairlead/client"
 	"fairlead.dev/fairlead/sdk"
 )
 
@@ -137,7 +142,25 @@ func newAPI(profileName string) (*sdk.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return sdk.NewClient(p.URL, p.Token)
+	api, err := sdk.NewClient(p.URL, p.Token)
+	if err != nil {
+		return nil, err
+	}
+	if records := recordsOf(p, api, nil); records != nil {
+		records.Report(context.Background())
+	}
+	return api, nil
+}
+
+// recordsOf returns what this machine's clients note of sessions under a login; nil: there
+// is no place for it.
+func recordsOf(p profile, api *sdk.Client, logger *slog.Logger) *client.Records {
+	dir, err := configDir()
+	if err != nil {
+		return nil
+	}
+	of := sha256.Sum256([]byte(p.URL + " " + p.User))
+	return client.NewRecords(filepath.Join(dir, "sessions", hex.EncodeToString(of[:8])), api, logger)
 }
 
 func profileFlag(cmd *cobra.Command) *string {

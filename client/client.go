@@ -43,6 +43,8 @@ type Options struct {
 	// workspace, before anything is sent there; an error refuses it. nil: the server's
 	// word is enough.
 	CheckHostKey func(ctx context.Context, workspace string, key ssh.PublicKey) error
+	// Records are kept of sessions; nil: none are.
+	Records *Records
 	// Step is called with each step of connecting; nil: not.
 	Step func(string)
 	// Notice is called with a sentence about what the user should know although the
@@ -329,7 +331,7 @@ func (c *Client) workspaceConfig(name string, tunnel tailnet.Tunnel) workspaceCo
 		dialSSH: dial(agentproto.SSHPort), dialCompanion: dial(agentproto.CompanionPort), dialAPI: dial(agentproto.APIPort),
 		packets:  peerPackets{c.node, tunnel.Key},
 		instance: c.options.Instance, version: c.options.Version,
-		logger: c.logger, outageLimit: c.options.OutageLimit,
+		logger: c.logger, outageLimit: c.options.OutageLimit, records: c.options.Records,
 		kick: func() { c.node.Kick(tunnel.Key) },
 	}
 }

@@ -127,6 +127,11 @@ func (w *Workspace) logEnd(ctx context.Context, end SessionEnd) {
 		slog.String("workspace", disconnect.Scrub(w.config.name)),
 		slog.String("connection_id", end.ConnectionID),
 		slog.Int("exit_code", end.ExitCode))
+	since, interrupted := w.watch.Interrupted()
+	if !interrupted {
+		since = time.Time{}
+	}
+	w.config.records.testify(ctx, end, since)
 }
 
 func (w *Workspace) runSession(ctx context.Context, options SessionOptions) SessionEnd {
@@ -152,8 +157,25 @@ func (w *Workspace) runSession(ctx context.Context, options SessionOptions) Sess
 		return notBegun(s.notStarted(there, err))
 	}
 	s.serve(requests)
+	s.tasks.Go(s.record)
 	s.await(ctx)
 	return s.end(ctx)
+}
+
+// record notes that the session is open, as soon as the agent has named it.
+func (s *session) record() {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	s.tasks.Go(func() {
+		defer cancel()
+		select {
+		case <-s.over:
+		case <-ctx.Done():
+		}
+	})
+	if id, ok := s.workspace.watch.WaitConnection(ctx, s.conn.port); ok {
+		s.workspace.config.records.keep(id, s.over)
+	}
 }
 
 // notBegun is the end of a session that never was.

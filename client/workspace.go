@@ -32,6 +32,7 @@ type workspaceConfig struct {
 	logger            *slog.Logger
 	heartbeat         time.Duration // 0: the companion's default
 	outageLimit       time.Duration
+	records           *Records
 	kick              func() // tries to reach an agent that is silent; nil: nothing does
 }
 

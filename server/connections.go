@@ -112,6 +112,30 @@ func (s *Server) getTestimonies(w http.ResponseWriter, r *http.Request, p auth.P
 	return nil
 }
 
+// postTestimony takes what a client saw of the end of a connection of its user.
+func (s *Server) postTestimony(w http.ResponseWriter, r *http.Request, p auth.Principal) error {
+	row, err := s.connection(r.Context(), p, r.PathValue("id"))
+	if err != nil {
+		return err
+	}
+	if row.ConnectType != disconnect.AgentToClient || row.User.ID != p.UserID {
+		return errNoConnection // whose it is not has nothing to say of it
+	}
+	var body json.RawMessage
+	if err := readJSON(r, &body); err != nil {
+		return err
+	}
+	t, err := connlog.ParseTestimony(body, disconnect.Client, p.UserID)
+	if err != nil {
+		return invalid(disconnect.Scrub(err.Error()))
+	}
+	if err := s.connlog.Testify(r.Context(), row.ID, t); err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, struct{}{})
+	return nil
+}
+
 // getConnectionGaps answers with the times of which the log may be incomplete.
 func (s *Server) getConnectionGaps(w http.ResponseWriter, r *http.Request, p auth.Principal) error {
 	query := r.URL.Query()

@@ -88,6 +88,7 @@ func (s *Server) routes() []route {
 		{"POST", "/api/v1/connections/{id}/kill", user, full, s.postKill},
 		{"GET", "/api/v1/connections/gaps", user, reading, s.getConnectionGaps},
 		{"GET", "/api/v1/connections/{id}", user, reading, s.getConnection},
+		{"POST", "/api/v1/connections/{id}/testimonies", user, connect, s.postTestimony},
 		{"GET", "/api/v1/connections/{id}/testimonies", user, reading, s.getTestimonies},
 		{"GET", control.Path, linkPeer, connect, s.getControl},
 		{"GET", relay.Path, relayToken, nil, s.getRelay},

@@ -80,6 +80,28 @@ func testify(ctx context.Context, tx *store.ConnTx, row *store.Connection, t ver
 	return true, tx.Update(ctx, row)
 }
 
+// Testify keeps what somebody who was authenticated testifies of a connection, and judges
+// it anew. The clock of the testimony was read when it was sent, which is now.
+func (l *Log) Testify(ctx context.Context, id string, t verdict.Testimony) error {
+	return l.write(ctx, func(ctx context.Context, tx *store.ConnTx) ([]store.Connection, error) {
+		row, err := tx.ByID(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		now, t := l.cfg.Now(), t
+		t.Clock.Offset, t.Clock.Bound = 0, 0
+		if !t.Clock.Wall.IsZero() {
+			t.Clock.Offset = now.Sub(t.Clock.Wall).Microseconds()
+		}
+		row.Revision++ // stored only with a better ending
+		better, err := testify(ctx, tx, &row, t, now)
+		if err != nil || !better {
+			return nil, err
+		}
+		return []store.Connection{row}, nil
+	})
+}
+
 // Verdict judges a row by what was testified of it. Where nothing of that says more than
 // what the transports said, and where the server's word ended it, the row keeps the ending
 // that it has, and so has the verdict.

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"encoding/json"
+	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -66,4 +67,44 @@ func TestTestimonies(t *testing.T) {
 	_, v = verdictOf(t, s.Home, links[0].ID)
 	require.Equal(t, verdict.R3, v.Rule)
 	require.Equal(t, verdict.Obituary, v.Used[0].Fact.Kind)
+}
+
+// TestClientsObituary: a client that was killed is reported by the next command on its
+// machine, and the agent's silence gets its name.
+func TestClientsObituary(t *testing.T) {
+	t.Parallel()
+	s := site.New(t, "--outage-limit", "3s")
+	sh := s.OpenShell("dev")
+	site.Eventually(t, "the record of the open session", func() bool {
+		found, err := filepath.Glob(s.Path("config/sessions/*/*/journal"))
+		require.NoError(t, err)
+		return len(found) == 1
+	})
+	sh.Kill()
+	s.Agent.Ending("ssh session closed", "agent_to_client", "network_timeout", "network", false)
+	var rows []sdk.Connection
+	site.Eventually(t, "the client's word", func() bool {
+		rows = awaitClosed(t, s.Home, 1)
+		return *rows[0].Reason == "peer_crashed"
+	})
+	row, v := verdictOf(t, s.Home, rows[0].ID)
+	require.Equal(t, "client", *row.Initiator)
+	require.Equal(t, 1, row.Revision)
+	require.Equal(t, verdict.R3, v.Rule)
+	require.Equal(t, verdict.Obituary, v.Used[0].Fact.Kind)
+	left, err := filepath.Glob(s.Path("config/sessions/*/*"))
+	require.NoError(t, err)
+	require.Empty(t, left, "it is told once")
+
+	// A client that lives tells by itself.
+	sh = s.OpenShell("dev")
+	sh.Type("\r~.")
+	require.Equal(t, 255, sh.Wait())
+	rows = awaitClosed(t, s.Home, 2)
+	_, v = verdictOf(t, s.Home, rows[0].ID)
+	require.Equal(t, "client_closed", v.Reason.String())
+	site.Eventually(t, "both ends' words", func() bool {
+		_, v := verdictOf(t, s.Home, rows[0].ID)
+		return len(v.Waiting) == 0 && v.Final
+	})
 }
