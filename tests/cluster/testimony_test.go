@@ -89,7 +89,7 @@ func TestClientsObituary(t *testing.T) {
 	})
 	row, v := verdictOf(t, s.Home, rows[0].ID)
 	require.Equal(t, "client", *row.Initiator)
-	require.Equal(t, 1, row.Revision)
+	require.LessOrEqual(t, row.Revision, 1) // 0 if the client spoke before the agent
 	require.Equal(t, verdict.R3, v.Rule)
 	require.Equal(t, verdict.Obituary, v.Used[0].Fact.Kind)
 	left, err := filepath.Glob(s.Path("config/sessions/*/*"))
