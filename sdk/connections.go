@@ -156,7 +156,7 @@ func (c *Client) Connection(ctx context.Context, prefix string) (Connection, err
 
 // Testify tells what the client saw of the end of a connection of its user, as JSON.
 func (c *Client) Testify(ctx context.Context, id string, testimony json.RawMessage) error {
-	return c.do(ctx, http.MethodPost, "/api/v1/connections/"+url.PathEscape(id)+"/testimonies", testimony, nil)
+	return c.do(ctx, http.MethodPost, "/api/v1/connections/"+url.PathEscape(id)+"/testimonies", testimony, new(struct{}))
 }
 
 // Testimonies returns what was testified of a connection, as it came. The id is whole.
