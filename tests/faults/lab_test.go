@@ -4,7 +4,9 @@ import (
 	"encoding/json"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -84,6 +86,49 @@ func TestVariants(t *testing.T) {
 	}
 	_, err := writeOverlay(t.TempDir(), "", []change{{"go.mod", "no such line", ""}})
 	require.ErrorContains(t, err, `go.mod has no "no such line" to change`)
+}
+
+// TestWhatIsKept: a run leaves the packets of every host, and one timeline in which what
+// was done and what each party wrote are in the order of one clock.
+func TestWhatIsKept(t *testing.T) {
+	needsRoot(t)
+	if _, err := exec.LookPath("tcpdump"); err != nil {
+		t.Skip("captures need tcpdump")
+	}
+	dir := t.TempDir()
+	require.NoError(t, os.Chmod(dir, 0o700), "a directory that only root may enter")
+	result := filepath.Join(dir, "result.json")
+	require.NoError(t, command([]string{"-run", "agent-panics", "-pcap", "-keep", dir, "-json", result}, io.Discard))
+	r, err := score.Read(result)
+	require.NoError(t, err)
+	require.Empty(t, r.Rows[0].Error)
+	for _, who := range scenario.Witnesses {
+		require.Equal(t, score.Right, r.Rows[0].Cells[who].Mark, who)
+	}
+	for _, host := range []string{"client", "nat", "router", "switch", "agent", "server"} {
+		packets, err := exec.CommandContext(t.Context(), "tcpdump", "-n", "-r", filepath.Join(dir, "agent-panics", host+".pcap")).Output()
+		require.NoError(t, err, host)
+		require.Contains(t, string(packets), " IP ", host)
+	}
+	text, err := os.ReadFile(filepath.Join(dir, "agent-panics", "timeline.txt"))
+	require.NoError(t, err)
+	at, former := map[string]int{}, -1e9
+	for i, line := range strings.Split(strings.TrimSpace(string(text)), "\n") {
+		fields := strings.Fields(line)
+		seconds, err := strconv.ParseFloat(fields[0], 64)
+		require.NoError(t, err, line)
+		require.GreaterOrEqual(t, seconds, former, line)
+		former = seconds
+		for _, mark := range []string{"lab signal agent USR2", "agent WARN ssh session closed", "client WARN session ended", "server WARN connection ended"} {
+			if strings.Contains(strings.Join(fields[1:], " "), mark) {
+				at[mark] = i
+			}
+		}
+	}
+	require.Len(t, at, 4, string(text))
+	for mark, line := range at {
+		require.GreaterOrEqual(t, line, at["lab signal agent USR2"], mark)
+	}
 }
 
 func TestOptions(t *testing.T) {
