@@ -56,7 +56,7 @@ type Connection struct {
 	// Verdict is who ended it and why, by all that was testified: with the rule that decided,
 	// the evidence, and how sure that is. Only the answer about one connection has it, and
 	// only once somebody has testified.
-	Verdict json.RawMessage `json:"verdict,omitempty"`
+	Verdict any `json:"verdict,omitempty"`
 }
 
 // TestimonyList is what was testified of one connection, as it came.

@@ -84,11 +84,7 @@ func (s *Server) getConnection(w http.ResponseWriter, r *http.Request, p auth.Pr
 		return err
 	}
 	if len(raw) > 0 {
-		v, err := json.Marshal(connlog.Verdict(row, raw, s.opts.Now()))
-		if err != nil {
-			return err
-		}
-		out.Verdict = v
+		out.Verdict = connlog.Verdict(row, raw, s.opts.Now())
 	}
 	writeJSON(w, http.StatusOK, out)
 	return nil

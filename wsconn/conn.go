@@ -173,10 +173,12 @@ func (c *Conn) Write(p []byte) (int, error) {
 	}
 	defer c.writeDeadline.end()
 	if err := c.ws.Write(context.Background(), websocket.MessageBinary, p); err != nil {
+		if c.rec.get().IsZero() && c.reading.Load() > 0 {
+			c.waitForReader() // it has yet to note the close frame that it answered
+		}
 		if e := c.rec.get(); !e.IsZero() {
 			return 0, e.writeError()
 		}
-		// The reader has yet to note the close frame that it answered.
 		return 0, net.ErrClosed
 	}
 	return len(p), nil
@@ -239,7 +241,7 @@ func (c *Conn) Close() error {
 	return nil
 }
 
-// waitForReader gives a Read in progress a moment to say why Write got EPIPE.
+// waitForReader gives a Read in progress a moment to say why a Write failed.
 func (c *Conn) waitForReader() {
 	timer := time.NewTimer(hurriedWait)
 	defer timer.Stop()

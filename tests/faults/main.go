@@ -22,6 +22,7 @@ import (
 	"regexp"
 	"syscall"
 
+	"fairlead.dev/fairlead/tests/faults/netlab"
 	"fairlead.dev/fairlead/tests/faults/scenario"
 	"fairlead.dev/fairlead/tests/faults/score"
 )
@@ -76,8 +77,8 @@ func command(args []string, out io.Writer) error {
 		}
 		return o.publish(result.Again(), out)
 	}
-	if os.Geteuid() != 0 {
-		return errors.New("network namespaces, signals and cgroups need root")
+	if err := netlab.Unshare(); err != nil {
+		return err
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
