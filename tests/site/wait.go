@@ -1,10 +1,10 @@
 package site
 
 import (
+	"fmt"
+	"math/rand/v2"
 	"net"
 	"time"
-
-	"github.com/stretchr/testify/require"
 )
 
 // Eventually asks again until ok says yes. Each question is a process of its own or a
@@ -24,13 +24,19 @@ func Eventually(t T, what string, ok func() bool) {
 }
 
 // FreeAddress returns a loopback address that nobody listens on. Whoever restarts
-// must come back at the same one, so port 0 will not do.
+// must come back at the same one, so port 0 will not do, nor any port that the kernel
+// gives to connections meanwhile: on Linux it takes those from 32768 on.
 func FreeAddress(t T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer l.Close()
-	return l.Addr().String()
+	for range 100 {
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 16384+rand.IntN(16384)))
+		if err == nil {
+			defer l.Close()
+			return l.Addr().String()
+		}
+	}
+	fatalf(t, "no port is free")
+	return ""
 }
 
 // AwaitPort waits until somebody listens at address; p is who should.
