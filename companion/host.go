@@ -158,12 +158,7 @@ func (h *Host) Serve(l net.Listener) error {
 // admit starts to serve conn unless the host is closing or the address has too
 // many streams.
 func (h *Host) admit(conn net.Conn) {
-	remote := conn.RemoteAddr()
-	if remote == nil { // gVisor's answer for a stream that was reset before it was accepted
-		_ = conn.Close()
-		return
-	}
-	addr, err := netip.ParseAddrPort(remote.String())
+	addr, err := netip.ParseAddrPort(conn.RemoteAddr().String())
 	if err != nil {
 		h.config.Logger.Warn("companion stream from no address", "error", err)
 		_ = conn.Close()

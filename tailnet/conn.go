@@ -37,10 +37,11 @@ type conn struct {
 
 var _ net.Conn = (*conn)(nil)
 
-// adopt makes a connected endpoint a conn of peer, or closes it.
-func (n *netstack) adopt(wq *waiter.Queue, ep tcpip.Endpoint, peer proto.NodeKey) (*conn, error) {
+// adopt makes a connected endpoint a conn of peer at remote, or closes it. The endpoint
+// itself has no address any more once it was reset, be it before it was accepted.
+func (n *netstack) adopt(wq *waiter.Queue, ep tcpip.Endpoint, peer proto.NodeKey, remote netip.AddrPort) (*conn, error) {
 	raw := gonet.NewTCPConn(wq, ep)
-	c := &conn{tcp: raw, ep: ep, stack: n, peer: peer, local: raw.LocalAddr(), remote: raw.RemoteAddr()}
+	c := &conn{tcp: raw, ep: ep, stack: n, peer: peer, local: raw.LocalAddr(), remote: net.TCPAddrFromAddrPort(remote)}
 	if !n.track(c) {
 		ep.Abort()
 		return nil, net.ErrClosed
@@ -79,7 +80,7 @@ func (n *netstack) dial(ctx context.Context, to netip.AddrPort, peer proto.NodeK
 		ep.Close()
 		return nil, fail(stackError(tcpErr.String()))
 	}
-	c, err := n.adopt(wq, ep, peer)
+	c, err := n.adopt(wq, ep, peer, to)
 	if err != nil {
 		return nil, fail(err)
 	}

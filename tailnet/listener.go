@@ -97,7 +97,7 @@ func (l *listener) adopt(ep tcpip.Endpoint, wq *waiter.Queue, from tcpip.FullAdd
 		ep.Abort()
 		return nil
 	}
-	c, err := l.stack.adopt(wq, ep, peer)
+	c, err := l.stack.adopt(wq, ep, peer, netip.AddrPortFrom(addr, from.Port))
 	if err != nil {
 		return nil
 	}

@@ -117,6 +117,32 @@ func TestLocalCloseIsNoEOF(t *testing.T) {
 	require.ErrorIs(t, err, net.ErrClosed)
 }
 
+// TestResetBeforeAccept: a flow that is reset while it waits to be accepted still says
+// whose it was.
+func TestResetBeforeAccept(t *testing.T) {
+	agent, client := newPair(t)
+	l, err := agent.Listen(testPort)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, l.Close()) }()
+	dial := func() net.Conn {
+		c, err := client.DialTCP(testContext(t), agent.Key(), testPort)
+		require.NoError(t, err)
+		return c
+	}
+	early := dial()
+	early.(*conn).abort(errPeerRemoved)
+	late := dial() // when it stands, the reset before it has arrived
+	for _, c := range []net.Conn{early, late} {
+		accepted, err := l.Accept()
+		require.NoError(t, err)
+		require.NotNil(t, accepted.RemoteAddr())
+		require.NotNil(t, accepted.LocalAddr())
+		require.Equal(t, c.LocalAddr().String(), accepted.RemoteAddr().String())
+		require.NoError(t, accepted.Close())
+		require.NoError(t, c.Close())
+	}
+}
+
 func TestReadDeadline(t *testing.T) {
 	agent, client := newPair(t)
 	_, atClient := connect(t, agent, client)

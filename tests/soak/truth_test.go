@@ -102,10 +102,15 @@ func (x *trouble) judge(v *seen, rows []row) string {
 	if v.id != "" && v.id != r.ID {
 		return "another id than the client was told"
 	}
-	crash := [2]string{"peer_crashed", "agent"}
 	got := [2]string{*r.Reason, *r.Initiator}
-	if got == crash {
+	switch got {
+	case [2]string{"peer_crashed", "agent"}:
 		return x.judgeCrash(v, r)
+	case [2]string{"peer_crashed", "client"}: // the next command of the same user says so
+		if v.plan.leave != syscall.SIGKILL || v.left.IsZero() {
+			return "a crash of a client that nobody killed"
+		}
+		return ""
 	}
 	if told := v.told(); told != "" && told != got[0] {
 		return "another reason than the client was told: " + told
