@@ -12,7 +12,7 @@ func (l *Link) attach(stream frames) error {
 	defer l.sendMu.Unlock()
 	l.stream = stream
 	return stream.Send(&proto.LinkFrame{Frame: &proto.LinkFrame_Hello{
-		Hello: &proto.Hello{InstanceId: l.instance, Version: l.version},
+		Hello: &proto.Hello{InstanceId: l.instance, Version: l.version, ConnectionId: l.identity.ConnectionID},
 	}})
 }
 
@@ -96,6 +96,9 @@ func (l *Link) gotHello(hello *proto.Hello) {
 		l.peerInstance = id
 	}
 	l.peerVersion = disconnect.ScrubTo(hello.GetVersion(), maxInstance)
+	if l.identity.Kind == 0 { // who accepts gives the name
+		l.connectionID = disconnect.ScrubTo(hello.GetConnectionId(), maxInstance)
+	}
 	l.mu.Unlock()
 	l.greeted.happen()
 }

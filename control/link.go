@@ -60,6 +60,9 @@ type Identity struct {
 	Principal string // user name, opaque
 	TokenID   string
 	Expires   time.Time // when the token does; zero: never
+	// ConnectionID names the link in the connection log, and the dialling side is told;
+	// empty: there is no record of it.
+	ConnectionID string
 }
 
 // Ending is how a link ended.
@@ -102,12 +105,13 @@ type Link struct {
 
 	clientConn *grpc.ClientConn // dialling side only
 
-	mu           sync.Mutex // guards ending, ended, streamOpen, peerInstance, peerVersion, timer, pulse, quiet
+	mu           sync.Mutex // guards ending, ended, streamOpen, peerInstance, peerVersion, connectionID, timer, pulse, quiet
 	ending       Ending
 	ended        bool
 	streamOpen   bool
 	peerInstance string
 	peerVersion  string
+	connectionID string // as the accepting side calls the link
 	timer        *time.Timer
 	pulse        pulse
 	quiet        bool           // no more ticks
@@ -212,6 +216,14 @@ func (l *Link) PeerVersion() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.peerVersion
+}
+
+// ConnectionID is the link's name in the accepting side's connection log, which both
+// sides know once the link is up; empty: it has none.
+func (l *Link) ConnectionID() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.connectionID
 }
 
 // RemoteAddr is the address of the socket's other end, which may be a proxy.

@@ -88,7 +88,7 @@ func (w *world) serve(rw http.ResponseWriter, r *http.Request) {
 		http.NotFound(rw, r)
 		return
 	}
-	id := Identity{Kind: AgentPeer, ID: "workspace-1", Principal: "alice", TokenID: "t1"}
+	id := Identity{Kind: AgentPeer, ID: "workspace-1", Principal: "alice", TokenID: "t1", ConnectionID: "c-1"}
 	switch r.Header.Get("Authorization") {
 	case "Bearer agent":
 	case "Bearer client":

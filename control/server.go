@@ -84,7 +84,7 @@ func (s *Server) Accept(w http.ResponseWriter, r *http.Request, id Identity) (*L
 	l := newLink(conn, s.opts.Heartbeat, s.opts.Silence)
 	l.logger = s.opts.Logger
 	l.instance, l.version = s.opts.Instance, s.opts.Version
-	l.identity = id
+	l.identity, l.connectionID = id, id.ConnectionID
 	l.connectType, l.self, l.peer = disconnect.ServerToAgent, disconnect.Server, disconnect.Agent
 	switch id.Kind {
 	case ClientPeer:

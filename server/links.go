@@ -11,6 +11,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/google/uuid"
+
 	"fairlead.dev/fairlead/control"
 	"fairlead.dev/fairlead/disconnect"
 	"fairlead.dev/fairlead/metrics"
@@ -261,6 +263,9 @@ func (s *Server) getControl(w http.ResponseWriter, r *http.Request, p auth.Princ
 	case auth.KindRelay:
 		id.Kind, id.ID, id.Principal = control.RelayPeer, p.RelayID, p.RelayName
 	}
+	if p.Kind != auth.KindRelay { // nobody's connection
+		id.ConnectionID = uuid.NewString()
+	}
 	link, err := s.control.Accept(w, r, id)
 	if err != nil { // Accept has answered
 		done()
@@ -371,6 +376,7 @@ func (s *Server) leftBehind(link *control.Link, row *connlog.LinkRow, ending dis
 // logLink opens the link's row in the connection log.
 func (s *Server) logLink(link *control.Link, p auth.Principal, remote string) *connlog.LinkRow {
 	l := connlog.Link{
+		ID:          link.ConnectionID(),
 		ConnectType: disconnect.ClientToServer, IP: hostOf(remote), ClientVersion: link.PeerVersion(), ConnectedAt: s.opts.Now(),
 	}
 	if p.Kind == auth.KindAgent {

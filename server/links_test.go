@@ -133,6 +133,10 @@ func TestAgentLinkLife(t *testing.T) {
 	require.True(t, line.Expected)
 	require.Equal(t, ws.ID, line.Attrs["workspace_id"])
 	require.Equal(t, "ada", line.Attrs["user"])
+	require.Eventually(t, func() bool { // who has the link knows the name of its row
+		row, err := s.client(t, token).Connection(t.Context(), link.ConnectionID())
+		return err == nil && row.Reason != nil && *row.Reason == "server_shutdown"
+	}, patience, 10*time.Millisecond)
 
 	check := func(s *running) {
 		got, err := s.client(t, token).Workspace(t.Context(), "dev")

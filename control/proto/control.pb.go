@@ -160,7 +160,10 @@ type Hello struct {
 	// instance_id names one life of one process; it changes at every start.
 	InstanceId string `protobuf:"bytes,1,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
 	// version is the software version, for logs; it decides nothing.
-	Version       string `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	Version string `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	// connection_id is the accepting side's name for this link in its connection log.
+	// Empty: it keeps none of it, or speaks an older version.
+	ConnectionId  string `protobuf:"bytes,3,opt,name=connection_id,json=connectionId,proto3" json:"connection_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -205,6 +208,13 @@ func (x *Hello) GetInstanceId() string {
 func (x *Hello) GetVersion() string {
 	if x != nil {
 		return x.Version
+	}
+	return ""
+}
+
+func (x *Hello) GetConnectionId() string {
+	if x != nil {
+		return x.ConnectionId
 	}
 	return ""
 }
@@ -358,11 +368,12 @@ const file_control_proto_control_proto_rawDesc = "" +
 	"\vgoodbye_ack\x18\x04 \x01(\v2\x1f.fairlead.control.v1.GoodbyeAckH\x00R\n" +
 	"goodbyeAck\x122\n" +
 	"\x05nudge\x18\x05 \x01(\v2\x1a.fairlead.control.v1.NudgeH\x00R\x05nudgeB\a\n" +
-	"\x05frame\"B\n" +
+	"\x05frame\"g\n" +
 	"\x05Hello\x12\x1f\n" +
 	"\vinstance_id\x18\x01 \x01(\tR\n" +
 	"instanceId\x12\x18\n" +
-	"\aversion\x18\x02 \x01(\tR\aversion\"S\n" +
+	"\aversion\x18\x02 \x01(\tR\aversion\x12#\n" +
+	"\rconnection_id\x18\x03 \x01(\tR\fconnectionId\"S\n" +
 	"\tHeartbeat\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12\x12\n" +
 	"\x04echo\x18\x02 \x01(\x04R\x04echo\x12\x16\n" +

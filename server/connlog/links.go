@@ -24,7 +24,9 @@ const (
 // Link is one control link that the server has accepted.
 type Link struct {
 	// ConnectType is ServerToAgent, with a workspace, or ClientToServer, with a user.
-	ConnectType   disconnect.ConnectType
+	ConnectType disconnect.ConnectType
+	// ID names its row, and nothing else; empty: one is made.
+	ID            string
 	Workspace     store.LoggedWorkspace
 	User          store.LoggedUser
 	IP            string
@@ -48,8 +50,11 @@ func (r *LinkRow) ID() string { return r.row.ID }
 // LinkOpened adds the row of a control link. It does not wait: the row is written soon,
 // or, if the database cannot take it, kept in memory and written when it can.
 func (l *Log) LinkOpened(link Link) *LinkRow {
+	if link.ID == "" {
+		link.ID = uuid.NewString()
+	}
 	r := &LinkRow{log: l, row: store.Connection{
-		ID: uuid.NewString(), ConnectType: link.ConnectType, Type: store.TypeControl,
+		ID: link.ID, ConnectType: link.ConnectType, Type: store.TypeControl,
 		Workspace: link.Workspace, User: link.User, Instance: l.cfg.Instance,
 		IP: link.IP, ClientVersion: link.ClientVersion, ConnectedAt: link.ConnectedAt, Status: store.StatusOpen,
 	}}
