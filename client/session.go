@@ -131,6 +131,7 @@ func (w *Workspace) logEnd(ctx context.Context, end SessionEnd) {
 	if !interrupted {
 		since = time.Time{}
 	}
+	w.config.records.rememberEnd(w.config.name, end, since)
 	w.config.records.testify(ctx, end, since)
 }
 
@@ -174,7 +175,7 @@ func (s *session) record() {
 		}
 	})
 	if id, ok := s.workspace.watch.WaitConnection(ctx, s.conn.port); ok {
-		s.workspace.config.records.keep(id, s.over)
+		s.workspace.config.records.keep(id, s.workspace.config.name, s.over)
 	}
 }
 

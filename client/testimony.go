@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -50,9 +51,22 @@ func NewRecords(dir string, api *sdk.Client, logger *slog.Logger) *Records {
 
 func (r *Records) path(id string) string { return filepath.Join(r.dir, id) }
 
+// openRecord begins the record of an open session; the name of its workspace follows.
+const openRecord = "open "
+
+// workspaceOf is the workspace of a record.
+func workspaceOf(records []journal.Record) string {
+	for _, rec := range records {
+		if name, ok := strings.CutPrefix(string(rec.Data), openRecord); ok {
+			return disconnect.Scrub(name)
+		}
+	}
+	return ""
+}
+
 // keep notes that a session is open, until over; then it is forgotten. A record that
 // cannot be kept is only missing after a crash.
-func (r *Records) keep(id string, over <-chan struct{}) {
+func (r *Records) keep(id, workspace string, over <-chan struct{}) {
 	if r == nil || uuid.Validate(id) != nil {
 		return
 	}
@@ -72,7 +86,7 @@ func (r *Records) keep(id string, over <-chan struct{}) {
 		_ = os.RemoveAll(r.path(id))
 		_ = j.Close() // what it would be read for is over
 	}()
-	if _, err := j.Append([]byte("open")); err != nil {
+	if _, err := j.Append([]byte(openRecord + workspace)); err != nil {
 		return
 	}
 	tick := time.NewTicker(signEvery)
@@ -117,6 +131,9 @@ func (r *Records) reportFormer(ctx context.Context, id string) {
 		if json.Unmarshal(rec.Data, &told) == nil && told.Validate() == nil {
 			t, noted = &told, true
 		}
+	}
+	if t != nil && !noted {
+		r.remember(Recent{ConnectionID: id, Workspace: workspaceOf(left.Records), Ended: t.FirstNoticed.Wall, Testimony: *t})
 	}
 	if t != nil && !r.tell(ctx, id, t) {
 		if !noted {
