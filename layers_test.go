@@ -53,6 +53,7 @@ var floors = []struct {
 	}},
 	{2, []string{
 		"disconnect/explain",
+		"hostwatch",
 		"agent/proto",
 		"control/proto",
 		"tailnet/proto",
