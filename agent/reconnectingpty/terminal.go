@@ -408,6 +408,7 @@ func (t *terminal) halt(a disconnect.Attribution) bool {
 	if t.stopping {
 		return false
 	}
+	late := t.hasExited() // asked before the program is told to
 	t.stopping, t.ending = true, a
 	close(t.stop)
 	if !a.IsZero() {
@@ -415,7 +416,7 @@ func (t *terminal) halt(a disconnect.Attribution) bool {
 			t.oust(v, a)
 		}
 	}
-	return !t.hasExited()
+	return !late
 }
 
 // kill ends the program at once.
