@@ -86,6 +86,7 @@ var testPackages = map[string]int{
 	"tests/proxy":           9,
 	"tests/bench":           9,
 	"tests/soak":            9,
+	"tests/interop":         9,
 	"tests/faults":          9,
 	"tests/faults/scenario": 9,
 	"tests/faults/score":    9,
