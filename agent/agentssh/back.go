@@ -343,6 +343,9 @@ func (f *forward) openBack(peer net.Conn, parts *sync.WaitGroup) opened {
 // arrival is what the client is told of a connection: where it arrived, in the client's
 // own words, and who opened it.
 func (f *forward) arrival(peer net.Conn) (kind string, payload []byte) {
+	if f.target == (target{"unix", agentAddress}) {
+		return agentArrived, nil
+	}
 	if f.target.network == "unix" {
 		return arrivedUnix, ssh.Marshal(struct{ Path, Reserved string }{f.target.address, ""})
 	}

@@ -147,6 +147,9 @@ func (s *session) environment(who account) []string {
 		}
 		env.set("SSH_TTY", s.pty.Name())
 	}
+	if s.agent != nil {
+		env.set(agentVariable, s.agent.path)
+	}
 	remoteHost, remotePort, rerr := splitAddr(s.c.nc.RemoteAddr())
 	localHost, localPort, lerr := splitAddr(s.c.nc.LocalAddr())
 	if rerr == nil && lerr == nil {

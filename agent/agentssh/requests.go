@@ -55,6 +55,7 @@ func (s *session) serveRequests(requests <-chan *ssh.Request) {
 	close(s.gone)
 	if s.kind == "" { // never ran anything: no session that could end
 		s.closePTY()
+		s.closeAgent()
 		_ = s.ch.Close()
 	}
 }
@@ -84,9 +85,11 @@ func (s *session) handle(req *ssh.Request) (ok bool) {
 		return ssh.Unmarshal(req.Payload, &m) == nil && s.launch(KindExec, m.Text)
 	case "subsystem":
 		return s.subsystem(req.Payload)
+	case agentRequest:
+		return s.openAgent()
 	case "keepalive@openssh.com":
 		return true
-	default: // x11-req, auth-agent-req@openssh.com, break, …
+	default: // x11-req, break, …
 		return false
 	}
 }

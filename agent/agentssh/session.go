@@ -45,6 +45,7 @@ type session struct {
 	app      string
 	name     string
 	settings Settings
+	agent    *agentSocket // nil: the client's authentication agent is not forwarded
 	kind     Kind
 	request  proto.Attach  // of a viewer
 	query    *proto.Attach // of terminals, instead of running something
@@ -97,6 +98,7 @@ func (s *session) run() {
 	defer close(s.over)
 	defer s.c.forget(s)
 	defer s.ch.Close()
+	defer s.closeAgent()
 	defer s.cleanUp()
 	defer func() {
 		if r := recover(); r != nil {
