@@ -315,21 +315,14 @@ var errEnded = errors.New("ended")
 // forward lives; what comes later is closed.
 func (f *forward) openBack(peer net.Conn, parts *sync.WaitGroup) opened {
 	kind, payload := f.arrival(peer)
-	answer := make(chan opened)
-	over := make(chan struct{})
-	defer close(over)
-	parts.Go(func() {
+	answer := make(chan opened, 1)
+	// x/crypto never answers what is opened in the very moment in which the connection
+	// ends: this is left behind then, and holds nothing but itself.
+	go func() {
 		var o opened
 		o.ch, o.requests, o.err = f.c.sc.OpenChannel(kind, payload)
-		select {
-		case answer <- o:
-		case <-over:
-			if o.err == nil {
-				_ = o.ch.Close()
-				ssh.DiscardRequests(o.requests)
-			}
-		}
-	})
+		answer <- o
+	}()
 	select {
 	case o := <-answer:
 		return o
@@ -337,7 +330,28 @@ func (f *forward) openBack(peer net.Conn, parts *sync.WaitGroup) opened {
 	case <-f.c.stopped:
 	case <-f.c.done:
 	}
+	parts.Go(func() { f.discard(answer) })
 	return opened{err: errEnded}
+}
+
+// discard closes the channel that the client still opens, until the connection is over.
+func (f *forward) discard(answer <-chan opened) {
+	var o opened
+	select {
+	case o = <-answer:
+	case <-f.c.done:
+		t := time.NewTimer(settleTime)
+		defer t.Stop()
+		select {
+		case o = <-answer:
+		case <-t.C:
+			return
+		}
+	}
+	if o.err == nil {
+		_ = o.ch.Close()
+		ssh.DiscardRequests(o.requests)
+	}
 }
 
 // arrival is what the client is told of a connection: where it arrived, in the client's
