@@ -12,6 +12,7 @@ import (
 
 	"fairlead.dev/fairlead/agent/proto"
 	"fairlead.dev/fairlead/disconnect"
+	"fairlead.dev/fairlead/disconnect/verdict"
 	"fairlead.dev/fairlead/disconnect/wire"
 )
 
@@ -55,6 +56,9 @@ type HostConfig struct {
 	// Tombstones returns how connections of a client ended lately, the newest first, which
 	// a client hears that was away; nil: nothing is known. It must not block.
 	Tombstones func(peer netip.Addr) []*proto.CompanionTombstone
+	// Facts is what the agent's machine can testify of itself since a time of its wall
+	// clock; nil: nothing. It must not block.
+	Facts func(since time.Time) []verdict.Fact
 	// Clock is the host's clock; nil means the system's.
 	Clock func() Reading
 }
@@ -73,6 +77,7 @@ type Host struct {
 	listeners map[net.Listener]struct{}
 	streams   map[*stream]netip.Addr
 	peers     map[netip.Addr]*peer
+	paths     map[netip.Addr]Path // of all clients that packets reach
 }
 
 // NewHost returns a host that serves nothing yet.
@@ -101,6 +106,7 @@ func NewHost(config HostConfig) *Host {
 		listeners: make(map[net.Listener]struct{}),
 		streams:   make(map[*stream]netip.Addr),
 		peers:     make(map[netip.Addr]*peer),
+		paths:     make(map[netip.Addr]Path),
 	}
 }
 
@@ -344,6 +350,30 @@ func (h *Host) Ended(client netip.AddrPort, connectionID string, a disconnect.At
 	p.remember(client.Port(), connectionID, frame)
 	if p.stream != nil {
 		p.stream.send(frame)
+	}
+}
+
+// PathChanged tells the host how packets reach a client now.
+func (h *Host) PathChanged(client netip.Addr, path Path) {
+	client = clean(client)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if path.Via == "" {
+		delete(h.paths, client)
+	} else {
+		h.paths[client] = path
+	}
+	if p := h.peers[client]; p != nil {
+		p.vigil.pathChanged(path, h.config.Clock())
+	}
+}
+
+// RelayLost tells the host how a connection of the agent to a relay ended.
+func (h *Host) RelayLost(a disconnect.Attribution) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, p := range h.peers {
+		p.vigil.relayLost(a, h.config.Clock())
 	}
 }
 

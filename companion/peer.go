@@ -121,6 +121,8 @@ func (h *Host) peerLocked(addr netip.Addr) *peer {
 		addr: addr, gone: make(chan struct{}), flows: make(map[uint16]*use),
 		vigil: newVigil(disconnect.Agent, disconnect.Client, h.config.Heartbeat, h.config.Heartbeat, h.config.Clock()),
 	}
+	p.vigil.facts = h.config.Facts
+	p.vigil.pathChanged(h.paths[addr], h.config.Clock())
 	h.peers[addr] = p
 	h.tasks.Go(func() { h.clock(p) })
 	return p
@@ -190,9 +192,19 @@ func (h *Host) heard(p *peer, frame *proto.CompanionFrame) {
 	if e := frame.GetExplanation(); e != nil {
 		p.vigil.explained(wire.ToAttribution(e.GetAttribution()))
 	}
-	ready := p.vigil.ripe(h.config.Clock())
+	ready := h.ripeLocked(p)
 	h.mu.Unlock()
 	h.interrupted(p, ready)
+}
+
+// ripeLocked returns the interruptions to be recorded now, and tells the client what we
+// hold to be the reason of the last one.
+func (h *Host) ripeLocked(p *peer) []Interruption {
+	ready, word := p.vigil.ripe(h.config.Clock())
+	if word != nil && p.stream != nil {
+		p.stream.send(explanationFrame(*word))
+	}
+	return ready
 }
 
 // hearLocked takes note of a life sign, and tells the client if a silence was ours.
@@ -286,15 +298,15 @@ func (h *Host) clock(p *peer) {
 		h.mu.Lock()
 		now := h.config.Clock()
 		p.vigil.look(now)
-		ready, noticed, silence, open := p.vigil.ripe(now), p.vigil.notice(now), p.vigil.silence(now), len(p.flows) > 0
-		limit := h.limit
+		ready, noticed, silence, open := h.ripeLocked(p), p.vigil.notice(now), p.vigil.silence(now), len(p.flows) > 0
+		limit, kick := h.limit, missed(silence, h.config.Heartbeat) || p.vigil.unsettled()
 		h.mu.Unlock()
 		h.interrupted(p, ready)
 		if noticed && open {
 			h.config.Logger.Info("a client is not heard", "peer", p.addr.String(), "silent_for", silence.Round(time.Second))
 		}
 		timer.Reset(min(pace(silence, h.config.Heartbeat), max(0, limit-silence)))
-		if missed(silence, h.config.Heartbeat) {
+		if kick {
 			h.config.Kick(p.addr)
 		}
 	}
@@ -334,7 +346,7 @@ func (h *Host) expire(p *peer) (over bool) {
 		Initiator:   disconnect.Network,
 		Detail:      fmt.Sprintf("nothing heard from the client for %v", h.limit),
 	}
-	if own, known := p.vigil.own(); known {
+	if own, known := p.vigil.own(now); known {
 		a = own
 		a.Detail += fmt.Sprintf(", longer than the outage limit of %v", h.limit)
 	}

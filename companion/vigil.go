@@ -7,6 +7,7 @@ import (
 
 	"fairlead.dev/fairlead/clock"
 	"fairlead.dev/fairlead/disconnect"
+	"fairlead.dev/fairlead/disconnect/verdict"
 )
 
 const (
@@ -46,6 +47,10 @@ type vigil struct {
 	still   standstill    // the last one
 	noticed bool          // the present silence is known to be an interruption
 
+	// facts is what this host can testify of itself since a time; nil: nothing.
+	facts func(since time.Time) []verdict.Fact
+	way   way
+
 	confessed   disconnect.Attribution // why the last interruption was, that was our doing
 	confessedAt time.Duration
 
@@ -55,8 +60,11 @@ type vigil struct {
 // waiting is an interruption that the other end may still explain.
 type waiting struct {
 	Interruption
-	until     time.Duration // by the boot clock
-	explained bool
+	heard, resumed, until time.Duration // by the boot clock
+	from                  Path          // the path before it
+	explained             bool          // by the end whose doing it was
+	settled               bool
+	ours, theirs          disconnect.Attribution // what else may have been the reason, by each end
 }
 
 // standstill is a time, by the boot clock, in which this process did not run.
@@ -98,22 +106,34 @@ func (v *vigil) hear(now Reading, connections func() []string) (confession *disc
 	v.look(now)
 	if lasted := v.silence(now); lasted >= interruptionAfter {
 		i := Interruption{Began: clock.Now().Add(-lasted), Duration: lasted, Connections: connections(), Attribution: v.unexplained(lasted)}
-		own, known := v.own()
+		own, known := v.own(now)
 		if known {
 			i.Attribution, confession = own, &own
 			v.confessed, v.confessedAt = own, now.Boot
 		}
-		v.waiting = append(v.waiting, waiting{Interruption: i, until: now.Boot + explainWait, explained: known})
+		v.waiting = append(v.waiting, waiting{
+			Interruption: i, heard: v.heard.Boot, resumed: now.Boot, until: now.Boot + explainWait, from: v.way.stable, explained: known,
+		})
+	}
+	if !v.unsettled() {
+		v.way.stable = v.way.path
 	}
 	v.heard, v.heardAt, v.awake, v.noticed = now, time.Now(), 0, false
 	return confession
 }
 
-// own is why the present silence is this end's own doing, if it is: it stood still
-// when the silence began.
-func (v *vigil) own() (disconnect.Attribution, bool) {
-	if v.still.to <= v.heard.Boot || v.still.from > v.heard.Boot+v.tick+2*v.beat {
-		return disconnect.Attribution{}, false
+// own is why the present silence is this end's own doing, if it is: it stood still, or its
+// own link was down, when the silence began.
+func (v *vigil) own(now Reading) (disconnect.Attribution, bool) {
+	if v.still.to <= v.heard.Boot || v.still.from > v.heard.Boot+v.onset() {
+		f, down := v.linkDown(now)
+		if !down {
+			return disconnect.Attribution{}, false
+		}
+		return disconnect.Attribution{
+			ConnectType: disconnect.AgentToClient, Reason: disconnect.NetworkUnreachable, Initiator: disconnect.Network,
+			Detail: disconnect.Scrub(fmt.Sprintf("the %v's own network was down: %s", v.self, f.Text)),
+		}, true
 	}
 	what := "process stood still"
 	if v.still.slept {
@@ -131,7 +151,7 @@ func (v *vigil) own() (disconnect.Attribution, bool) {
 
 // lately is own, or why the interruption was that has just ended.
 func (v *vigil) lately(now Reading) (disconnect.Attribution, bool) {
-	if a, known := v.own(); known {
+	if a, known := v.own(now); known {
 		return a, true
 	}
 	return v.confessed, !v.confessed.IsZero() && now.Boot-v.confessedAt < explainWait
@@ -153,7 +173,13 @@ func (v *vigil) explained(a disconnect.Attribution) {
 	}
 	last := &v.waiting[len(v.waiting)-1]
 	g := a.Goodbye().From(v.other)
-	if last.explained || !mayConfess(g.Reason) {
+	switch {
+	case last.explained:
+		return
+	case g.Initiator == disconnect.Network && (g.Reason == disconnect.PathMigrated || g.Reason == disconnect.RelayLost):
+		last.theirs = g.On(disconnect.AgentToClient) // a guess, which gives way to a confession
+		return
+	case !mayConfess(g.Reason):
 		return
 	}
 	last.Attribution, last.explained = g.On(disconnect.AgentToClient), true
@@ -169,19 +195,32 @@ func mayConfess(r disconnect.Reason) bool {
 	return false
 }
 
+// unsettled reports whether an interruption is over so lately that the way may still change.
+func (v *vigil) unsettled() bool {
+	return len(v.waiting) > 0 && !v.waiting[len(v.waiting)-1].settled
+}
+
 // ripe removes and returns what is to be recorded now: what is explained, or has waited
-// for long enough. Nothing overtakes what came before it.
-func (v *vigil) ripe(now Reading) (ready []Interruption) {
+// for long enough. Nothing overtakes what came before it. word is what the other end is
+// to be told of the last interruption, if anything.
+func (v *vigil) ripe(now Reading) (ready []Interruption, word *disconnect.Attribution) {
+	for i := range v.waiting {
+		if w := &v.waiting[i]; !w.settled && now.Boot >= w.resumed+settleWait {
+			word = v.settle(w)
+		}
+	}
 	for len(v.waiting) > 0 && (v.waiting[0].explained || now.Boot >= v.waiting[0].until) {
+		v.waiting[0].conclude()
 		ready = append(ready, v.waiting[0].Interruption)
 		v.waiting = slices.Delete(v.waiting, 0, 1)
 	}
-	return ready
+	return ready, word
 }
 
 // rest removes and returns all that waits.
 func (v *vigil) rest() (all []Interruption) {
 	for _, w := range v.waiting {
+		w.conclude()
 		all = append(all, w.Interruption)
 	}
 	v.waiting = nil

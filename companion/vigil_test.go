@@ -24,6 +24,7 @@ type life struct {
 	heard    time.Duration
 	expected []Interruption // in order; the reason is what a bystander would say
 	got      []Interruption
+	words    []disconnect.Attribution // for the other end
 }
 
 func newLife(self disconnect.Initiator) *life {
@@ -43,7 +44,11 @@ func (l *life) pass(d time.Duration) {
 		l.now.Boot += step
 		l.now.Awake += step
 		l.look(l.now)
-		l.got = append(l.got, l.ripe(l.now)...)
+		ready, word := l.ripe(l.now)
+		l.got = append(l.got, ready...)
+		if word != nil {
+			l.words = append(l.words, *word)
+		}
 	}
 }
 

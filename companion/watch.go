@@ -13,6 +13,7 @@ import (
 
 	"fairlead.dev/fairlead/agent/proto"
 	"fairlead.dev/fairlead/disconnect"
+	"fairlead.dev/fairlead/disconnect/verdict"
 	"fairlead.dev/fairlead/disconnect/wire"
 )
 
@@ -52,6 +53,9 @@ type WatchConfig struct {
 	// Kick is called every second or so while the agent is silent: it should try to reach
 	// it. It must not block.
 	Kick func()
+	// Facts is what this host can testify of itself since a time of its wall clock; nil:
+	// nothing. It must not block.
+	Facts func(since time.Time) []verdict.Fact
 	// Clock is the host's clock; nil means the system's.
 	Clock func() Reading
 }
@@ -126,6 +130,7 @@ func NewWatch(config WatchConfig) *Watch {
 		endings:     make(map[string]connectionEnding),
 		changed:     make(chan struct{}),
 	}
+	w.vigil.facts = config.Facts
 	if w.limit <= 0 {
 		w.limit = DefaultOutageLimit + patience
 	}
@@ -405,14 +410,19 @@ func (w *Watch) clock() {
 		}
 		w.mu.Lock()
 		now := w.config.Clock()
-		ready, noticed, silence := w.vigil.ripe(now), w.vigil.notice(now), w.vigil.silence(now)
+		ready, word := w.vigil.ripe(now)
+		if word != nil && w.stream != nil {
+			w.stream.send(explanationFrame(*word))
+		}
+		noticed, silence := w.vigil.notice(now), w.vigil.silence(now)
+		kick := missed(silence, w.config.Heartbeat) || w.vigil.unsettled()
 		w.mu.Unlock()
 		w.interrupted(ready)
 		if noticed {
 			w.config.Logger.Info("the agent is not heard", "silent_for", silence.Round(time.Second))
 		}
 		timer.Reset(min(time.Until(next), pace(silence, w.config.Heartbeat)))
-		if missed(silence, w.config.Heartbeat) {
+		if kick {
 			w.config.Kick()
 		}
 	}
@@ -428,7 +438,8 @@ func (w *Watch) interrupted(all []Interruption) {
 // which this process was there to hear.
 func (w *Watch) weigh() (next time.Time, over bool) {
 	w.mu.Lock()
-	w.vigil.look(w.config.Clock())
+	reading := w.config.Clock()
+	w.vigil.look(reading)
 	now := time.Now()
 	e := evidence{
 		limit:    w.limit,
@@ -444,6 +455,9 @@ func (w *Watch) weigh() (next time.Time, over bool) {
 	}
 	a, over, next := e.judge(now)
 	if over {
+		if own, known := w.vigil.own(reading); known && a.Reason == disconnect.NetworkTimeout {
+			a.Reason, a.Initiator, a.Detail = own.Reason, own.Initiator, disconnect.Scrub(own.Detail+"; "+a.Detail)
+		}
 		w.endLocked(a)
 	}
 	w.mu.Unlock()
@@ -589,6 +603,20 @@ func (w *Watch) broken(err error) {
 	default:
 		w.config.Logger.Debug("companion stream interrupted", "error", disconnect.Scrub(err.Error()))
 	}
+}
+
+// PathChanged tells the watch how packets reach the agent now.
+func (w *Watch) PathChanged(p Path) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.vigil.pathChanged(p, w.config.Clock())
+}
+
+// RelayLost tells the watch how a connection of this end to a relay ended.
+func (w *Watch) RelayLost(a disconnect.Attribution) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.vigil.relayLost(a, w.config.Clock())
 }
 
 // allowLocked takes the agent's outage limit, unless our user has set one.
