@@ -199,18 +199,6 @@ func (a *agent) init() error {
 
 	a.relay = tailnet.NewRelayDialer(a.opts.AccessURL, a.opts.HTTPClient)
 	a.relay.SetRole(disconnect.ServerToAgent, disconnect.Agent)
-	node, err := tailnet.NewNode(tailnet.Options{
-		PrivateKey:   a.state.nodeKey,
-		Logger:       a.logger.With("part", "tailnet"),
-		DialRelay:    a.relay.Dial,
-		ForceRelay:   a.opts.ForceRelay,
-		AllowInbound: []uint16{proto.SSHPort, proto.CompanionPort, proto.APIPort},
-	})
-	if err != nil {
-		return fmt.Errorf("join the tailnet: %w", err)
-	}
-	a.node = node
-	a.peers = tailnet.NewPeerBook(tailnet.PeerBookOptions{Remove: node.RemovePeer, OnRemoved: a.peerRemoved})
 	a.companion = companion.NewHost(companion.HostConfig{
 		Instance:    a.instance,
 		Version:     a.opts.Version,
@@ -224,6 +212,20 @@ func (a *agent) init() error {
 		OnInterruption: a.clientInterrupted,
 		Terminals:      terminals{a}.names,
 	})
+	node, err := tailnet.NewNode(tailnet.Options{
+		PrivateKey:   a.state.nodeKey,
+		Logger:       a.logger.With("part", "tailnet"),
+		DialRelay:    a.relay.Dial,
+		OnRelayEnd:   a.companion.RelayLost,
+		ForceRelay:   a.opts.ForceRelay,
+		AllowInbound: []uint16{proto.SSHPort, proto.CompanionPort, proto.APIPort},
+	})
+	if err != nil {
+		return fmt.Errorf("join the tailnet: %w", err)
+	}
+	a.node = node
+	node.WatchPaths(a.pathChanged)
+	a.peers = tailnet.NewPeerBook(tailnet.PeerBookOptions{Remove: node.RemovePeer, OnRemoved: a.peerRemoved})
 	a.terminals = reconnectingpty.New(reconnectingpty.Config{Logger: a.logger, DetachedLimit: a.opts.DetachedLimit})
 	a.ssh = agentssh.New(agentssh.Config{
 		Logger:     a.logger,

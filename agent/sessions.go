@@ -170,6 +170,11 @@ func (a *agent) clientInterrupted(peer netip.Addr, i companion.Interruption) {
 	}
 }
 
+// pathChanged passes on how packets reach a client now.
+func (a *agent) pathChanged(e tailnet.PathEvent) {
+	a.companion.PathChanged(e.Peer.Address(), companion.Path{Relayed: e.New.Kind == tailnet.PathRelay, Via: e.New.Endpoint + e.New.Relay})
+}
+
 // kickPeer tries to reach a client that is silent.
 func (a *agent) kickPeer(peer netip.Addr) {
 	if key, ok := a.node.PeerByAddr(peer); ok {

@@ -92,7 +92,7 @@ func Open(ctx context.Context, options Options) (*Client, error) {
 	go func() {
 		defer close(started)
 		node, nodeErr = tailnet.NewNode(tailnet.Options{
-			PrivateKey: key, Logger: c.logger, DialRelay: relay.Dial, ForceRelay: options.ForceRelay,
+			PrivateKey: key, Logger: c.logger, DialRelay: relay.Dial, ForceRelay: options.ForceRelay, OnRelayEnd: c.relayEnded,
 		})
 	}()
 	link, err := c.dialServer(ctx)
@@ -116,6 +116,7 @@ func Open(ctx context.Context, options Options) (*Client, error) {
 		OnRelayToken: relay.SetToken, OnPresence: c.presence, OnState: c.serverState,
 	})
 	c.controller.Start(running)
+	node.WatchPaths(c.pathChanged)
 	return c, nil
 }
 
@@ -361,6 +362,27 @@ func (c *Client) adopt(key proto.NodeKey, w *Workspace) {
 	c.workspaces[key] = w
 	if p, ok := c.controller.Presence(key); ok {
 		w.presence(p.Instance, p.Online, p.Goodbye, p.Ending)
+	}
+	w.pathChanged(c.node.Path(key))
+}
+
+// pathChanged passes on how packets reach an agent now.
+func (c *Client) pathChanged(e tailnet.PathEvent) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if w := c.workspaces[e.Peer]; w != nil {
+		w.pathChanged(e.New)
+	}
+}
+
+// relayEnded passes on how a connection to a relay ended.
+func (c *Client) relayEnded(a disconnect.Attribution) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, w := range c.workspaces {
+		if w != nil {
+			w.watch.RelayLost(a)
+		}
 	}
 }
 

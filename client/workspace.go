@@ -202,6 +202,11 @@ func (w *Workspace) presence(instance string, online, goodbye bool, ending disco
 	w.watch.Presence(instance, online, goodbye, ending)
 }
 
+// pathChanged passes on how packets reach the agent.
+func (w *Workspace) pathChanged(p tailnet.Path) {
+	w.watch.PathChanged(companion.Path{Relayed: p.Kind == tailnet.PathRelay, Via: p.Endpoint + p.Relay})
+}
+
 // failure is an ending told in one sentence. It carries the attribution for callers
 // that ask [disconnect.FromError].
 type failure struct {

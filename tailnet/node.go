@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"fairlead.dev/fairlead/disconnect"
 	"fairlead.dev/fairlead/tailnet/proto"
 )
 
@@ -28,6 +29,9 @@ type Options struct {
 	Logger *slog.Logger
 	// DialRelay reaches relays; nil: the node has none, and only direct paths work.
 	DialRelay RelayDialFunc
+	// OnRelayEnd is told how each connection to a relay ended, those that the node needs no
+	// longer included; nil: nobody is. It must not block.
+	OnRelayEnd func(disconnect.Attribution)
 	// ForceRelay sends and receives no UDP: every packet goes through a relay.
 	ForceRelay bool
 	// ListenPort is the UDP port for direct paths; 0 lets the system choose.
@@ -117,6 +121,9 @@ func (n *Node) start() (err error) {
 			return err
 		}
 		n.shim.onTurn = n.home.turned
+		if n.opts.OnRelayEnd != nil {
+			n.shim.onEnd = func(_ int32, a disconnect.Attribution) { n.opts.OnRelayEnd(a) }
+		}
 	}
 	n.engine, err = newEngine(engineConfig{
 		key:         n.opts.PrivateKey,
