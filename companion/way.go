@@ -51,6 +51,9 @@ func (v *vigil) pathChanged(p Path, now Reading) {
 		return // while nothing has a way, the last one is what is known
 	}
 	v.way.path, v.way.moved = p, now.Boot
+	if v.way.stable.Via == "" {
+		v.way.stable = p // the first
+	}
 }
 
 // relayLost takes note of how this end's connection to a relay ended. One that we closed

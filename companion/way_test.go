@@ -54,8 +54,8 @@ func TestWays(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := newLife(disconnect.Agent)
-			l.pathChanged(test.before, l.now)
 			l.hears(disconnect.Graceful)
+			l.pathChanged(test.before, l.now)
 			l.pass(time.Second)
 			if test.relay != nil {
 				l.relayLost(*test.relay, l.now)

@@ -73,12 +73,12 @@ var ownTable = []entry{
 	{Scenario: Scenario{
 		Name: "nat-renumbered", Story: "The client's NAT gets another public address.",
 		Steps: once(Act{Verb: Rebinds, Arg: "renumber"}),
-		Truth: withClientLink(moved(false)), Final: laterFinal,
+		Truth: withClientLink(moved()), Final: laterFinal,
 	}},
 	{Scenario: Scenario{
 		Name: "flows-forgotten", Story: "The client's NAT forgets all its flows and takes up none in its middle.",
 		Steps: once(Act{Verb: Rebinds, Arg: "flush"}),
-		Truth: withClientLink(moved(true)), Final: laterFinal,
+		Truth: withClientLink(moved()), Final: laterFinal,
 	}},
 	{Scenario: Scenario{
 		Name: "idle-cut-by-a-proxy", Story: "The proxy before the server cuts every connection once.",
