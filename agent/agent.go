@@ -108,6 +108,7 @@ type agent struct {
 
 	reportQueue
 	tombstones *tombstones
+	ownEndings ownEndings
 
 	live   liveSessions
 	notice atomic.Pointer[notice]                 // the platform's, nil: it gave none

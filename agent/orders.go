@@ -64,6 +64,7 @@ func (a *agent) obey(orders *proto.Orders) {
 	for _, gone := range orders.GetWithdrawn() {
 		a.terminals.EndUser(gone.GetUser(), serversWord(gone.GetGoodbye()))
 	}
+	a.heedVerdicts(orders.GetVerdicts())
 	for _, end := range orders.GetEnds() {
 		if id, err := uuid.FromBytes(end.GetId()); err == nil {
 			a.live.end(id.String(), serversWord(end.GetGoodbye()))

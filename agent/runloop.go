@@ -73,7 +73,7 @@ func (a *agent) logLinkEnding(link *control.Link, lasted time.Duration, err erro
 		attr.Detail = err.Error()
 	}
 	a.countEnding(attr, typeControl, lasted)
-	attr.Log(a.hardCtx, a.logger, "disconnected from server")
+	attr.Log(a.hardCtx, a.logger, "disconnected from server", a.linkEnded(link, attr)...)
 }
 
 // serveLink runs the routines of one link until the link ends, one of them fails or

@@ -79,13 +79,40 @@ func (t *tombstones) add(client netip.AddrPort, id string, a disconnect.Attribut
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.forgetLocked()
-	g := grave{CompanionTombstone: stone, client: client.Addr()}
-	if t.journal != nil {
-		if data, err := pb.Marshal(stone); err == nil {
-			g.record, _ = t.journal.Append(data) // the bounds suffice; what the disk refuses stays in memory
+	t.all = append(t.all, grave{CompanionTombstone: stone, client: client.Addr(), record: t.recordLocked(stone)})
+}
+
+// correct replaces how a connection ended, and reports whether that was said differently.
+func (t *tombstones) correct(id string, a disconnect.Attribution) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for i := range t.all {
+		g := &t.all[i]
+		if g.GetConnectionId() != id || wire.ToAttribution(g.GetAttribution()) == a {
+			continue
 		}
+		stone := pb.CloneOf(g.CompanionTombstone) // others read the old one
+		stone.Attribution = wire.FromAttribution(a)
+		former := g.record
+		g.CompanionTombstone = stone
+		g.record = t.recordLocked(stone)
+		if t.journal != nil {
+			_ = t.journal.Release(former) // as the record, best effort
+		}
+		return true
 	}
-	t.all = append(t.all, g)
+	return false
+}
+
+// recordLocked writes a stone to the disk; what that refuses stays in memory.
+func (t *tombstones) recordLocked(stone *proto.CompanionTombstone) (record uint64) {
+	if t.journal == nil {
+		return 0
+	}
+	if data, err := pb.Marshal(stone); err == nil {
+		record, _ = t.journal.Append(data) // the bounds suffice
+	}
+	return record
 }
 
 // forgetLocked drops what is too old, and makes room for one.

@@ -36,6 +36,7 @@ type agentAPI struct {
 	store    *store.Store
 	connlog  *connlog.Log
 	orders   *orders
+	rulings  *rulings
 	presence *presence
 	logger   *slog.Logger
 	now      func() time.Time
@@ -120,6 +121,7 @@ func (a *agentAPI) GetManifest(ctx context.Context, req *proto.GetManifestReques
 	if orders.Withdrawn, err = a.withdrawn(ctx, ws, req.GetTerminalUsers()); err != nil {
 		return nil, a.failed(ctx, id, err)
 	}
+	orders.Verdicts = a.rulings.of(ws.ID)
 	return &proto.Manifest{
 		WorkspaceId: ws.ID, WorkspaceName: ws.Name, OwnerName: ws.OwnerName, Orders: orders,
 		Directory: ws.Settings.Directory, Environment: ws.Settings.Environment, MotdFile: ws.Settings.MOTDFile,

@@ -272,10 +272,19 @@ func asTime(t *timestamppb.Timestamp) time.Time {
 func (s *Server) startConnLog(ctx context.Context) (err error) {
 	s.connlog, err = connlog.New(ctx, connlog.Config{
 		Store: s.store, Logger: s.logger, Instance: s.instance, Now: s.opts.Now, Ended: s.connectionEnded,
-		Changed:   s.events.changed,
+		Changed:   s.connectionChanged,
 		Retention: s.opts.ConnectionRetention, Lease: s.opts.OutageLimit + connlog.DefaultLease,
 	})
 	return err
+}
+
+// connectionChanged passes on what is new of a connection: to whoever takes events, and to
+// its agent, if that said something else of how it ended.
+func (s *Server) connectionChanged(c store.Connection) {
+	s.events.changed(c)
+	if s.rulings.changed(c) {
+		s.nudge(c.Workspace.ID)
+	}
 }
 
 // connectionEnded writes down a connection's end: the one line of it in the server's

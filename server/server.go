@@ -58,6 +58,7 @@ type Server struct {
 	store       *store.Store
 	connlog     *connlog.Log
 	orders      *orders
+	rulings     *rulings
 	ends        *ends
 	auth        *auth.Auth
 	presence    *presence
@@ -124,6 +125,7 @@ func (s *Server) start(ctx context.Context) (err error) {
 		return err
 	}
 	s.orders, s.ends = newOrders(s.store, s.opts, s.nudge), newEnds()
+	s.rulings = &rulings{now: s.opts.Now}
 	s.presence = &presence{
 		store: s.store, logger: s.logger, now: s.opts.Now, online: make(map[string]present), callers: make(map[string]*caller),
 		strangers: make(map[string][]*control.Link),
@@ -145,7 +147,7 @@ func (s *Server) start(ctx context.Context) (err error) {
 	if err := s.startConnLog(ctx); err != nil {
 		return err
 	}
-	api := &agentAPI{store: s.store, connlog: s.connlog, orders: s.orders, presence: s.presence, logger: s.logger, now: s.opts.Now, canReach: s.auth.CanReach, outageLimit: s.opts.OutageLimit}
+	api := &agentAPI{store: s.store, connlog: s.connlog, orders: s.orders, rulings: s.rulings, presence: s.presence, logger: s.logger, now: s.opts.Now, canReach: s.auth.CanReach, outageLimit: s.opts.OutageLimit}
 	s.control = control.NewServer(control.ServerOptions{
 		Logger: s.logger, Instance: s.instance, Version: s.opts.Version,
 		Register: func(r grpc.ServiceRegistrar) {

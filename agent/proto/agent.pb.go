@@ -854,7 +854,10 @@ type Orders struct {
 	Ends []*Orders_End `protobuf:"bytes,4,rep,name=ends,proto3" json:"ends,omitempty"`
 	// withdrawn are those of the request's users who may not be in the workspace any more:
 	// their terminals end.
-	Withdrawn     []*Orders_Withdrawn `protobuf:"bytes,5,rep,name=withdrawn,proto3" json:"withdrawn,omitempty"`
+	Withdrawn []*Orders_Withdrawn `protobuf:"bytes,5,rep,name=withdrawn,proto3" json:"withdrawn,omitempty"`
+	// verdicts are how connections of this agent ended by all that was testified, where that
+	// is not what the agent said; they are repeated for some time.
+	Verdicts      []*Orders_Verdict `protobuf:"bytes,6,rep,name=verdicts,proto3" json:"verdicts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -920,6 +923,13 @@ func (x *Orders) GetEnds() []*Orders_End {
 func (x *Orders) GetWithdrawn() []*Orders_Withdrawn {
 	if x != nil {
 		return x.Withdrawn
+	}
+	return nil
+}
+
+func (x *Orders) GetVerdicts() []*Orders_Verdict {
+	if x != nil {
+		return x.Verdicts
 	}
 	return nil
 }
@@ -1267,6 +1277,59 @@ func (x *Orders_Withdrawn) GetGoodbye() *wire.Goodbye {
 	return nil
 }
 
+type Orders_Verdict struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// id is of a session, or of a control link as the server's hello named it.
+	Id            []byte            `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Attribution   *wire.Attribution `protobuf:"bytes,2,opt,name=attribution,proto3" json:"attribution,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Orders_Verdict) Reset() {
+	*x = Orders_Verdict{}
+	mi := &file_agent_proto_agent_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Orders_Verdict) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Orders_Verdict) ProtoMessage() {}
+
+func (x *Orders_Verdict) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_agent_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Orders_Verdict.ProtoReflect.Descriptor instead.
+func (*Orders_Verdict) Descriptor() ([]byte, []int) {
+	return file_agent_proto_agent_proto_rawDescGZIP(), []int{9, 5}
+}
+
+func (x *Orders_Verdict) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *Orders_Verdict) GetAttribution() *wire.Attribution {
+	if x != nil {
+		return x.Attribution
+	}
+	return nil
+}
+
 var File_agent_proto_agent_proto protoreflect.FileDescriptor
 
 const file_agent_proto_agent_proto_rawDesc = "" +
@@ -1352,13 +1415,14 @@ const file_agent_proto_agent_proto_rawDesc = "" +
 	"\x02to\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02to\x12\x16\n" +
 	"\x06detail\x18\x03 \x01(\tR\x06detail\"7\n" +
 	"\x1bAnnounceConnectionsResponse\x12\x18\n" +
-	"\aunknown\x18\x01 \x03(\fR\aunknown\"\xab\a\n" +
+	"\aunknown\x18\x01 \x03(\fR\aunknown\"\xcc\b\n" +
 	"\x06Orders\x128\n" +
 	"\astopped\x18\x01 \x01(\v2\x1e.fairlead.agent.v1.Orders.StopR\astopped\x128\n" +
 	"\x06policy\x18\x02 \x01(\v2 .fairlead.agent.v1.Orders.PolicyR\x06policy\x128\n" +
 	"\x06notice\x18\x03 \x01(\v2 .fairlead.agent.v1.Orders.NoticeR\x06notice\x121\n" +
 	"\x04ends\x18\x04 \x03(\v2\x1d.fairlead.agent.v1.Orders.EndR\x04ends\x12A\n" +
-	"\twithdrawn\x18\x05 \x03(\v2#.fairlead.agent.v1.Orders.WithdrawnR\twithdrawn\x1aA\n" +
+	"\twithdrawn\x18\x05 \x03(\v2#.fairlead.agent.v1.Orders.WithdrawnR\twithdrawn\x12=\n" +
+	"\bverdicts\x18\x06 \x03(\v2!.fairlead.agent.v1.Orders.VerdictR\bverdicts\x1aA\n" +
 	"\x04Stop\x129\n" +
 	"\agoodbye\x18\x01 \x01(\v2\x1f.fairlead.disconnect.v1.GoodbyeR\agoodbye\x1a\xc6\x01\n" +
 	"\x06Policy\x12<\n" +
@@ -1376,7 +1440,10 @@ const file_agent_proto_agent_proto_rawDesc = "" +
 	"\agoodbye\x18\x02 \x01(\v2\x1f.fairlead.disconnect.v1.GoodbyeR\agoodbye\x1aZ\n" +
 	"\tWithdrawn\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\tR\x04user\x129\n" +
-	"\agoodbye\x18\x02 \x01(\v2\x1f.fairlead.disconnect.v1.GoodbyeR\agoodbye2\xc7\x02\n" +
+	"\agoodbye\x18\x02 \x01(\v2\x1f.fairlead.disconnect.v1.GoodbyeR\agoodbye\x1a`\n" +
+	"\aVerdict\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\fR\x02id\x12E\n" +
+	"\vattribution\x18\x02 \x01(\v2#.fairlead.disconnect.v1.AttributionR\vattribution2\xc7\x02\n" +
 	"\fAgentService\x12Q\n" +
 	"\vGetManifest\x12%.fairlead.agent.v1.GetManifestRequest\x1a\x1b.fairlead.agent.v1.Manifest\x12t\n" +
 	"\x13AnnounceConnections\x12-.fairlead.agent.v1.AnnounceConnectionsRequest\x1a..fairlead.agent.v1.AnnounceConnectionsResponse\x12n\n" +
@@ -1395,7 +1462,7 @@ func file_agent_proto_agent_proto_rawDescGZIP() []byte {
 }
 
 var file_agent_proto_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_agent_proto_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_agent_proto_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_agent_proto_agent_proto_goTypes = []any{
 	(Connection_Action)(0),                    // 0: fairlead.agent.v1.Connection.Action
 	(Connection_Type)(0),                      // 1: fairlead.agent.v1.Connection.Type
@@ -1417,54 +1484,57 @@ var file_agent_proto_agent_proto_goTypes = []any{
 	(*Orders_Notice)(nil),                     // 17: fairlead.agent.v1.Orders.Notice
 	(*Orders_End)(nil),                        // 18: fairlead.agent.v1.Orders.End
 	(*Orders_Withdrawn)(nil),                  // 19: fairlead.agent.v1.Orders.Withdrawn
-	(*durationpb.Duration)(nil),               // 20: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),             // 21: google.protobuf.Timestamp
-	(*wire.Attribution)(nil),                  // 22: fairlead.disconnect.v1.Attribution
-	(*wire.Goodbye)(nil),                      // 23: fairlead.disconnect.v1.Goodbye
+	(*Orders_Verdict)(nil),                    // 20: fairlead.agent.v1.Orders.Verdict
+	(*durationpb.Duration)(nil),               // 21: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),             // 22: google.protobuf.Timestamp
+	(*wire.Attribution)(nil),                  // 23: fairlead.disconnect.v1.Attribution
+	(*wire.Goodbye)(nil),                      // 24: fairlead.disconnect.v1.Goodbye
 }
 var file_agent_proto_agent_proto_depIdxs = []int32{
 	13, // 0: fairlead.agent.v1.Manifest.environment:type_name -> fairlead.agent.v1.Manifest.EnvironmentEntry
 	12, // 1: fairlead.agent.v1.Manifest.orders:type_name -> fairlead.agent.v1.Orders
-	20, // 2: fairlead.agent.v1.Manifest.outage_limit:type_name -> google.protobuf.Duration
+	21, // 2: fairlead.agent.v1.Manifest.outage_limit:type_name -> google.protobuf.Duration
 	0,  // 3: fairlead.agent.v1.Connection.action:type_name -> fairlead.agent.v1.Connection.Action
 	1,  // 4: fairlead.agent.v1.Connection.type:type_name -> fairlead.agent.v1.Connection.Type
-	21, // 5: fairlead.agent.v1.Connection.timestamp:type_name -> google.protobuf.Timestamp
-	22, // 6: fairlead.agent.v1.Connection.attribution:type_name -> fairlead.disconnect.v1.Attribution
+	22, // 5: fairlead.agent.v1.Connection.timestamp:type_name -> google.protobuf.Timestamp
+	23, // 6: fairlead.agent.v1.Connection.attribution:type_name -> fairlead.disconnect.v1.Attribution
 	2,  // 7: fairlead.agent.v1.Connection.path:type_name -> fairlead.agent.v1.Connection.Path
-	21, // 8: fairlead.agent.v1.Connection.connected_at:type_name -> google.protobuf.Timestamp
-	21, // 9: fairlead.agent.v1.Connection.interrupted_at:type_name -> google.protobuf.Timestamp
+	22, // 8: fairlead.agent.v1.Connection.connected_at:type_name -> google.protobuf.Timestamp
+	22, // 9: fairlead.agent.v1.Connection.interrupted_at:type_name -> google.protobuf.Timestamp
 	5,  // 10: fairlead.agent.v1.ReportConnectionRequest.connection:type_name -> fairlead.agent.v1.Connection
 	6,  // 11: fairlead.agent.v1.ReportConnectionsRequest.reports:type_name -> fairlead.agent.v1.ReportConnectionRequest
-	21, // 12: fairlead.agent.v1.ReportConnectionsRequest.sent_at:type_name -> google.protobuf.Timestamp
+	22, // 12: fairlead.agent.v1.ReportConnectionsRequest.sent_at:type_name -> google.protobuf.Timestamp
 	14, // 13: fairlead.agent.v1.ReportConnectionsResponse.refused:type_name -> fairlead.agent.v1.ReportConnectionsResponse.Refusal
 	10, // 14: fairlead.agent.v1.AnnounceConnectionsRequest.gap:type_name -> fairlead.agent.v1.Gap
-	21, // 15: fairlead.agent.v1.AnnounceConnectionsRequest.sent_at:type_name -> google.protobuf.Timestamp
-	21, // 16: fairlead.agent.v1.Gap.from:type_name -> google.protobuf.Timestamp
-	21, // 17: fairlead.agent.v1.Gap.to:type_name -> google.protobuf.Timestamp
+	22, // 15: fairlead.agent.v1.AnnounceConnectionsRequest.sent_at:type_name -> google.protobuf.Timestamp
+	22, // 16: fairlead.agent.v1.Gap.from:type_name -> google.protobuf.Timestamp
+	22, // 17: fairlead.agent.v1.Gap.to:type_name -> google.protobuf.Timestamp
 	15, // 18: fairlead.agent.v1.Orders.stopped:type_name -> fairlead.agent.v1.Orders.Stop
 	16, // 19: fairlead.agent.v1.Orders.policy:type_name -> fairlead.agent.v1.Orders.Policy
 	17, // 20: fairlead.agent.v1.Orders.notice:type_name -> fairlead.agent.v1.Orders.Notice
 	18, // 21: fairlead.agent.v1.Orders.ends:type_name -> fairlead.agent.v1.Orders.End
 	19, // 22: fairlead.agent.v1.Orders.withdrawn:type_name -> fairlead.agent.v1.Orders.Withdrawn
-	23, // 23: fairlead.agent.v1.Orders.Stop.goodbye:type_name -> fairlead.disconnect.v1.Goodbye
-	20, // 24: fairlead.agent.v1.Orders.Policy.idle_timeout:type_name -> google.protobuf.Duration
-	20, // 25: fairlead.agent.v1.Orders.Policy.session_limit:type_name -> google.protobuf.Duration
-	21, // 26: fairlead.agent.v1.Orders.Notice.deadline:type_name -> google.protobuf.Timestamp
-	20, // 27: fairlead.agent.v1.Orders.Notice.covers:type_name -> google.protobuf.Duration
-	23, // 28: fairlead.agent.v1.Orders.Notice.goodbye:type_name -> fairlead.disconnect.v1.Goodbye
-	23, // 29: fairlead.agent.v1.Orders.End.goodbye:type_name -> fairlead.disconnect.v1.Goodbye
-	23, // 30: fairlead.agent.v1.Orders.Withdrawn.goodbye:type_name -> fairlead.disconnect.v1.Goodbye
-	3,  // 31: fairlead.agent.v1.AgentService.GetManifest:input_type -> fairlead.agent.v1.GetManifestRequest
-	9,  // 32: fairlead.agent.v1.AgentService.AnnounceConnections:input_type -> fairlead.agent.v1.AnnounceConnectionsRequest
-	7,  // 33: fairlead.agent.v1.AgentService.ReportConnections:input_type -> fairlead.agent.v1.ReportConnectionsRequest
-	4,  // 34: fairlead.agent.v1.AgentService.GetManifest:output_type -> fairlead.agent.v1.Manifest
-	11, // 35: fairlead.agent.v1.AgentService.AnnounceConnections:output_type -> fairlead.agent.v1.AnnounceConnectionsResponse
-	8,  // 36: fairlead.agent.v1.AgentService.ReportConnections:output_type -> fairlead.agent.v1.ReportConnectionsResponse
-	34, // [34:37] is the sub-list for method output_type
-	31, // [31:34] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	20, // 23: fairlead.agent.v1.Orders.verdicts:type_name -> fairlead.agent.v1.Orders.Verdict
+	24, // 24: fairlead.agent.v1.Orders.Stop.goodbye:type_name -> fairlead.disconnect.v1.Goodbye
+	21, // 25: fairlead.agent.v1.Orders.Policy.idle_timeout:type_name -> google.protobuf.Duration
+	21, // 26: fairlead.agent.v1.Orders.Policy.session_limit:type_name -> google.protobuf.Duration
+	22, // 27: fairlead.agent.v1.Orders.Notice.deadline:type_name -> google.protobuf.Timestamp
+	21, // 28: fairlead.agent.v1.Orders.Notice.covers:type_name -> google.protobuf.Duration
+	24, // 29: fairlead.agent.v1.Orders.Notice.goodbye:type_name -> fairlead.disconnect.v1.Goodbye
+	24, // 30: fairlead.agent.v1.Orders.End.goodbye:type_name -> fairlead.disconnect.v1.Goodbye
+	24, // 31: fairlead.agent.v1.Orders.Withdrawn.goodbye:type_name -> fairlead.disconnect.v1.Goodbye
+	23, // 32: fairlead.agent.v1.Orders.Verdict.attribution:type_name -> fairlead.disconnect.v1.Attribution
+	3,  // 33: fairlead.agent.v1.AgentService.GetManifest:input_type -> fairlead.agent.v1.GetManifestRequest
+	9,  // 34: fairlead.agent.v1.AgentService.AnnounceConnections:input_type -> fairlead.agent.v1.AnnounceConnectionsRequest
+	7,  // 35: fairlead.agent.v1.AgentService.ReportConnections:input_type -> fairlead.agent.v1.ReportConnectionsRequest
+	4,  // 36: fairlead.agent.v1.AgentService.GetManifest:output_type -> fairlead.agent.v1.Manifest
+	11, // 37: fairlead.agent.v1.AgentService.AnnounceConnections:output_type -> fairlead.agent.v1.AnnounceConnectionsResponse
+	8,  // 38: fairlead.agent.v1.AgentService.ReportConnections:output_type -> fairlead.agent.v1.ReportConnectionsResponse
+	36, // [36:39] is the sub-list for method output_type
+	33, // [33:36] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_agent_proto_agent_proto_init() }
@@ -1479,7 +1549,7 @@ func file_agent_proto_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_proto_agent_proto_rawDesc), len(file_agent_proto_agent_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   17,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

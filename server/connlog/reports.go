@@ -96,7 +96,7 @@ func applyReport(ctx context.Context, tx *store.ConnTx, agent Agent, clock clock
 		if err := tx.Insert(ctx, &row); err != nil || !r.Ended {
 			return row, true, err
 		}
-		_, err = hear(ctx, tx, agent, clock, &row, r)
+		row.Overruled, err = hear(ctx, tx, agent, clock, &row, r)
 		return row, true, err
 	}
 	switch {
@@ -109,7 +109,7 @@ func applyReport(ctx context.Context, tx *store.ConnTx, agent Agent, clock clock
 		if err := tx.Update(ctx, &row); err != nil {
 			return row, true, err
 		}
-		_, err = hear(ctx, tx, agent, clock, &row, r)
+		row.Overruled, err = hear(ctx, tx, agent, clock, &row, r)
 		return row, true, err
 	case r.Ended:
 		row.Revision++ // stored only with a better ending

@@ -123,7 +123,9 @@ type Connection struct {
 	// What follows is set when the status is StatusClosed.
 	DisconnectedAt, EndObservedAt time.Time
 	Ending                        disconnect.Attribution
-	ExitCode                      *int // nil: there was no process, or it had not ended
+	// Overruled: the ending is not what the agent said when it told of it. It is not stored.
+	Overruled bool
+	ExitCode  *int // nil: there was no process, or it had not ended
 
 	// Interruptions are there only when they were asked for.
 	Interruptions []Interruption

@@ -95,9 +95,13 @@ func TestClientsObituary(t *testing.T) {
 	require.LessOrEqual(t, row.Revision, 1) // 0 if the client spoke before the agent
 	require.Equal(t, verdict.R3, v.Rule)
 	require.Equal(t, verdict.Obituary, v.Used[0].Fact.Kind)
-	left, err := filepath.Glob(s.Path("config/sessions/*/*"))
+	left, err := filepath.Glob(s.Path("config/sessions/*/*/journal"))
 	require.NoError(t, err)
 	require.Empty(t, left, "it is told once")
+
+	corrected := s.Agent.Ending("ending corrected by the server's verdict", "agent_to_client", "peer_crashed", "client", false)
+	require.Equal(t, rows[0].ID, corrected["connection_id"])
+	require.Equal(t, *row.Detail, corrected["disconnect_detail"], "both records end the same")
 
 	// A client that lives tells by itself.
 	sh = s.OpenShell("dev")
