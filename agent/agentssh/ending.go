@@ -2,6 +2,8 @@ package agentssh
 
 import (
 	"errors"
+	"fmt"
+	"os/exec"
 	"strconv"
 	"syscall"
 
@@ -84,6 +86,32 @@ func judgeStart(err error) disconnect.Attribution {
 		return attribute(disconnect.ResourceExhausted, disconnect.Agent, err.Error())
 	}
 	return attribute(disconnect.InternalError, disconnect.Agent, err.Error())
+}
+
+// startText is what the user reads of it.
+func startText(err error) string {
+	if a, ok := disconnect.FromError(err); ok {
+		return a.Reason.String() + ": " + a.Detail
+	}
+	return err.Error()
+}
+
+// tooLong says that the host takes no command line and environment of this length; it is
+// the client's doing if most of that came from there.
+func (s *session) tooLong(line string, cmd *exec.Cmd, err error) error {
+	all, longest, theirs := 0, 0, len(line)
+	for _, part := range append(cmd.Args[:len(cmd.Args):len(cmd.Args)], cmd.Env...) {
+		all, longest = all+len(part), max(longest, len(part))
+	}
+	for _, variable := range s.env {
+		theirs += len(variable)
+	}
+	who := disconnect.Agent
+	if theirs > all/2 {
+		who = disconnect.Client
+	}
+	return &disconnect.EndedError{Attribution: attribute(disconnect.LimitExceeded, who, fmt.Sprintf(
+		"the command and its environment are too long for this host: %d bytes, the longest part of which has %d", all, longest)), Err: err}
 }
 
 // exhausted reports whether the host ran out of something that may come back.

@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -427,14 +428,14 @@ func TestProcessThatDoesNotStart(t *testing.T) {
 		}
 		var stderr bytes.Buffer
 		s.Stderr = &stderr
-		var missing *ssh.ExitMissingError
-		require.ErrorAs(t, s.Run("true"), &missing)
-		require.Contains(t, stderr.String(), "fairlead: cannot start: ")
+		var exit *ssh.ExitError
+		require.ErrorAs(t, s.Run("true"), &exit)
+		require.Equal(t, 126, exit.ExitStatus())
+		require.Contains(t, stderr.String(), "fairlead: cannot start: limit_exceeded: the command and its environment are too long for this host: ")
 	}
 	for _, e := range h.endings(2) {
-		require.Equal(t, disconnect.InternalError, e.A.Reason)
-		require.Equal(t, disconnect.Agent, e.A.Initiator)
-		require.Contains(t, e.A.Detail, "argument list too long")
+		require.Equal(t, disconnect.LimitExceeded, e.A.Reason)
+		require.Equal(t, disconnect.Agent, e.A.Initiator, "it is the workspace's environment")
 		require.Equal(t, -1, e.ExitCode)
 	}
 }
@@ -537,3 +538,32 @@ func (b brokenListener) Accept() (net.Conn, error) {
 }
 func (brokenListener) Close() error   { return nil }
 func (brokenListener) Addr() net.Addr { return nil }
+
+// TestLongCommands: commands and variables of a client are taken up to what the host's
+// kernel takes, and stock ssh is told what is too long.
+func TestLongCommands(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, nil)
+	long := strings.Repeat("x", 100<<10)
+	out, err := h.openSSH("127.0.0.1", "echo "+long).Output()
+	require.NoError(t, err)
+	require.Equal(t, long+"\n", string(out))
+	s, _, _ := h.session()
+	for i := range 50 {
+		require.NoError(t, s.Setenv("LONG"+strconv.Itoa(i), long[:32<<10]))
+	}
+	out, err = s.Output(`echo "${#LONG49}"`)
+	require.NoError(t, err)
+	require.Equal(t, "32768\n", string(out))
+	h.endings(2)
+
+	var stderr bytes.Buffer
+	s, _, _ = h.session() // stock ssh cannot be started with so much
+	s.Stderr = &stderr
+	var exit *ssh.ExitError
+	require.ErrorAs(t, s.Run("echo "+long+long), &exit)
+	require.Equal(t, 126, exit.ExitStatus())
+	require.Regexp(t, `^fairlead: cannot start: limit_exceeded: the command and its environment are too long for this host: [0-9]+ bytes, the longest part of which has 204805\n$`, stderr.String())
+	e := h.endings(3)[2]
+	require.Equal(t, []any{disconnect.LimitExceeded, disconnect.Client, -1}, []any{e.A.Reason, e.A.Initiator, e.ExitCode}, e.A)
+}

@@ -246,3 +246,21 @@ func TestOpenSSHMultiplexing(t *testing.T) {
 	require.Error(t, master.Wait())
 	require.Equal(t, disconnect.Client, h.endings(5)[4].A.Initiator)
 }
+
+// TestSSHAudit: the auditor finds nothing that it would have off.
+func TestSSHAudit(t *testing.T) {
+	t.Parallel()
+	program, err := exec.LookPath("ssh-audit")
+	if err != nil {
+		t.Skip("ssh-audit is not installed (package ssh-audit)")
+	}
+	h := newHost(t, nil)
+	out, err := exec.CommandContext(testutil.Context(t, patience), program, "-4", "-n", "-p", port(h.addr), "127.0.0.1").CombinedOutput()
+	var exit *exec.ExitError
+	if err != nil {
+		require.ErrorAs(t, err, &exit)
+		require.Less(t, exit.ExitCode(), 3, "3 is what it calls a failure\n%s", out) // 2: warnings
+	}
+	require.Contains(t, string(out), "(kex) curve25519-sha256")
+	require.NotContains(t, string(out), "[fail]")
+}

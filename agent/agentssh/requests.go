@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"syscall"
 
 	"golang.org/x/crypto/ssh"
 
@@ -132,7 +133,11 @@ func (s *session) start(command string) (p *process, err error) {
 	case KindSFTP:
 		return &process{files: &fileServer{s: s}, exited: make(chan struct{})}, nil
 	}
-	return startProcess(s.command(command), s.pty)
+	cmd := s.command(command)
+	if p, err = startProcess(cmd, s.pty); errors.Is(err, syscall.E2BIG) {
+		err = s.tooLong(command, cmd, err)
+	}
+	return p, err
 }
 
 func (s *session) openPTY(payload []byte) bool {

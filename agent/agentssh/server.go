@@ -171,7 +171,7 @@ func New(cfg Config) *Server {
 	if cfg.KillGrace <= 0 {
 		cfg.KillGrace = defaultKillGrace
 	}
-	sc := &ssh.ServerConfig{NoClientAuth: true, ServerVersion: serverVersion}
+	sc := &ssh.ServerConfig{Config: algorithms(), NoClientAuth: true, ServerVersion: serverVersion}
 	sc.AddHostKey(cfg.HostKey)
 	return &Server{
 		cfg:       cfg,
@@ -181,6 +181,20 @@ func New(cfg Config) *Server {
 		hard:      make(chan struct{}),
 		accepting: make(map[net.Listener]struct{}),
 		conns:     make(map[*conn]struct{}),
+	}
+}
+
+// algorithms are those of x/crypto/ssh without the curves and hashes that auditors reject
+// (ssh-audit). All of it is inside WireGuard: this decides nothing but which clients can
+// connect, and every one of docs/interop.md can.
+func algorithms() ssh.Config {
+	return ssh.Config{
+		KeyExchanges: []string{ssh.KeyExchangeMLKEM768X25519, ssh.KeyExchangeCurve25519, ssh.KeyExchangeDH16SHA512},
+		Ciphers: []string{
+			ssh.CipherAES128GCM, ssh.CipherAES256GCM, ssh.CipherChaCha20Poly1305,
+			ssh.CipherAES256CTR, ssh.CipherAES192CTR, ssh.CipherAES128CTR,
+		},
+		MACs: []string{ssh.HMACSHA256ETM, ssh.HMACSHA512ETM, ssh.HMACSHA256, ssh.HMACSHA512},
 	}
 }
 

@@ -28,6 +28,10 @@ const (
 	// It delays a process that ends with its input, so it is short; the two are
 	// microseconds apart.
 	inputSettle = 5 * time.Millisecond
+
+	// notStarted is the exit status that a client is told when nothing could be started,
+	// as a shell has it for a program that it found and could not run.
+	notStarted = 126
 )
 
 // session is one session channel. Its first terminal cause is in end, and decides:
@@ -114,7 +118,8 @@ func (s *session) run() {
 	if s.proc == nil {
 		s.end.Set(judgeStart(s.startErr))
 		s.report()
-		s.say("cannot start: " + s.startErr.Error())
+		s.say("cannot start: " + startText(s.startErr))
+		_, _ = s.ch.SendRequest("exit-status", false, ssh.Marshal(exitStatusPayload{notStarted}))
 		return
 	}
 	flushed := s.await()

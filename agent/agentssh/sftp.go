@@ -37,7 +37,7 @@ func (s *session) launchFiles() bool {
 // no way to interrupt its read; it does nothing more then.
 func (f *fileServer) serve() exitStatus {
 	directory := f.s.directory(currentAccount().home)
-	server, err := sftp.NewServer(&linkMaker{fileServer: f, directory: directory}, sftp.WithServerWorkingDirectory(directory))
+	server, err := sftp.NewServer(newFilePackets(f, directory), sftp.WithServerWorkingDirectory(directory))
 	if err == nil {
 		err = server.Serve()
 	}

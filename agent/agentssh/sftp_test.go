@@ -14,6 +14,7 @@ import (
 
 	"github.com/pkg/sftp"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/crypto/ssh"
 
 	"fairlead.dev/fairlead/agent/agentssh"
 	"fairlead.dev/fairlead/disconnect"
@@ -160,4 +161,118 @@ func TestSFTPLinks(t *testing.T) {
 	require.Error(t, files.Symlink("x", filepath.Join(dir, "no", "such")))
 	_, err = files.Lstat(dir)
 	require.NoError(t, err, "the session goes on")
+}
+
+// TestSFTPFsync: what was written is on the disk when the answer comes, and what cannot be
+// is refused in words.
+func TestSFTPFsync(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	h := newHost(t, func(c *agentssh.Config) {
+		c.Settings = func() agentssh.Settings { return agentssh.Settings{Directory: dir} }
+	})
+	client, _ := h.dial()
+	files, err := sftp.NewClient(client)
+	require.NoError(t, err)
+	for _, extension := range []string{"fsync@openssh.com", "statvfs@openssh.com", "posix-rename@openssh.com", "hardlink@openssh.com"} {
+		_, ok := files.HasExtension(extension)
+		require.True(t, ok, extension)
+	}
+	f, err := files.Create("relative")
+	require.NoError(t, err)
+	_, err = f.Write(make([]byte, 1<<20))
+	require.NoError(t, err)
+	require.NoError(t, f.Sync())
+	require.NoError(t, os.Chmod(filepath.Join(dir, "relative"), 0o200))
+	require.NoError(t, f.Sync(), "a file that may not be read")
+
+	require.NoError(t, os.Rename(filepath.Join(dir, "relative"), filepath.Join(dir, "elsewhere")))
+	require.Error(t, f.Sync())
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "relative"), nil, 0o600))
+	require.ErrorContains(t, f.Sync(), "the file was moved or replaced since it was opened")
+	require.NoError(t, f.Close())
+	require.ErrorContains(t, f.Sync(), "closed")
+
+	require.NoError(t, files.PosixRename(filepath.Join(dir, "elsewhere"), filepath.Join(dir, "relative")))
+	info, err := os.Stat(filepath.Join(dir, "relative"))
+	require.NoError(t, err)
+	require.EqualValues(t, 1<<20, info.Size(), "the other was replaced")
+	vfs, err := files.StatVFS(dir)
+	require.NoError(t, err)
+	require.NotZero(t, vfs.TotalSpace())
+	require.NoError(t, files.Close())
+	h.expect(disconnect.Graceful, disconnect.Client, "normal exit", 0)
+}
+
+// TestSFTPFsyncPipelined: a client that does not wait for the answers to what it writes
+// hears of fsync after those, and of a handle that is none as of one.
+func TestSFTPFsyncPipelined(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, nil)
+	s, _, _ := h.session()
+	in, err := s.StdinPipe()
+	require.NoError(t, err)
+	out, err := s.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, s.RequestSubsystem("sftp"))
+	name := filepath.Join(t.TempDir(), "f")
+	send := func(m any) {
+		content := ssh.Marshal(m)
+		_, err := in.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(content))), content...))
+		require.NoError(t, err)
+	}
+	receive := func() []byte {
+		var size [4]byte
+		_, err := io.ReadFull(out, size[:])
+		require.NoError(t, err)
+		packet := make([]byte, binary.BigEndian.Uint32(size[:]))
+		_, err = io.ReadFull(out, packet)
+		require.NoError(t, err)
+		return packet
+	}
+	send(struct {
+		Kind    byte
+		Version uint32
+	}{1, 3})
+	require.Contains(t, string(receive()), "fsync@openssh.com")
+	send(struct {
+		Kind         byte
+		ID           uint32
+		Path         string
+		Flags, Attrs uint32
+	}{3, 1, name, 2 | 8, 0})
+	handle := string(receive()[9:])
+	type write struct {
+		Kind   byte
+		ID     uint32
+		Handle string
+		Offset uint64
+		Data   string
+	}
+	type fsync struct {
+		Kind         byte
+		ID           uint32
+		Name, Handle string
+	}
+	block := strings.Repeat("x", 20_000)
+	const writes = 50
+	go func() {
+		for i := range writes {
+			send(write{6, uint32(10 + i), handle, uint64(i * len(block)), block})
+		}
+		send(fsync{200, 100, "fsync@openssh.com", handle})
+		send(fsync{200, 101, "fsync@openssh.com", "nonsense"})
+	}()
+	for i := range writes {
+		require.Equal(t, append([]byte{101, 0, 0, 0, byte(10 + i)}, 0, 0, 0, 0), receive()[:9])
+	}
+	require.Equal(t, []byte{101, 0, 0, 0, 100, 0, 0, 0, 0}, receive()[:9])
+	info, err := os.Stat(name)
+	require.NoError(t, err)
+	require.EqualValues(t, writes*len(block), info.Size())
+	refused := receive()
+	require.Equal(t, []byte{101, 0, 0, 0, 101}, refused[:5])
+	require.NotZero(t, refused[8])
+	require.NoError(t, in.Close())
+	h.expect(disconnect.Graceful, disconnect.Client, "normal exit", 0)
 }
