@@ -27,6 +27,7 @@ import (
 	"fairlead.dev/fairlead/companion"
 	"fairlead.dev/fairlead/control"
 	"fairlead.dev/fairlead/disconnect"
+	"fairlead.dev/fairlead/hostwatch"
 	"fairlead.dev/fairlead/sdk/agentsdk"
 	"fairlead.dev/fairlead/tailnet"
 )
@@ -123,6 +124,7 @@ type agent struct {
 	ssh       *agentssh.Server
 	terminals *reconnectingpty.Manager
 	companion *companion.Host
+	host      *hostwatch.Watcher
 
 	gauges gauges
 
@@ -200,6 +202,7 @@ func (a *agent) init() error {
 
 	a.relay = tailnet.NewRelayDialer(a.opts.AccessURL, a.opts.HTTPClient)
 	a.relay.SetRole(disconnect.ServerToAgent, disconnect.Agent)
+	a.host = hostwatch.Start()
 	a.companion = companion.NewHost(companion.HostConfig{
 		Instance:    a.instance,
 		Version:     a.opts.Version,
@@ -210,6 +213,7 @@ func (a *agent) init() error {
 		Kick:        a.kickPeer,
 		Tombstones:  a.tombstones.of,
 
+		Facts:          a.host.Facts,
 		OnInterruption: a.clientInterrupted,
 		Terminals:      terminals{a}.names,
 	})
@@ -222,10 +226,12 @@ func (a *agent) init() error {
 		AllowInbound: []uint16{proto.SSHPort, proto.CompanionPort, proto.APIPort},
 	})
 	if err != nil {
+		a.host.Close()
 		return fmt.Errorf("join the tailnet: %w", err)
 	}
 	a.node = node
 	node.WatchPaths(a.pathChanged)
+	a.host.Subscribe(func() { node.Refresh("the host is back") })
 	a.peers = tailnet.NewPeerBook(tailnet.PeerBookOptions{Remove: node.RemovePeer, OnRemoved: a.peerRemoved})
 	a.terminals = reconnectingpty.New(reconnectingpty.Config{Logger: a.logger, DetachedLimit: a.opts.DetachedLimit})
 	a.ssh = agentssh.New(agentssh.Config{

@@ -42,6 +42,7 @@ func (a *agent) shutdown(ctx context.Context) error {
 	a.flushReports(ctx)
 	a.leaveServer(ctx, attr.On(disconnect.ServerToAgent))
 	a.hardCancel(&disconnect.EndedError{Attribution: attr})
+	a.host.Close()
 	err = errors.Join(err, a.node.Close())
 	a.routines.Wait()
 	a.runOut()

@@ -18,6 +18,7 @@ import (
 	"fairlead.dev/fairlead/clock"
 	"fairlead.dev/fairlead/control"
 	"fairlead.dev/fairlead/disconnect"
+	"fairlead.dev/fairlead/hostwatch"
 	"fairlead.dev/fairlead/tailnet"
 	"fairlead.dev/fairlead/tailnet/proto"
 	"fairlead.dev/fairlead/wsconn"
@@ -58,6 +59,7 @@ type Options struct {
 type Client struct {
 	options    Options
 	logger     *slog.Logger
+	host       *hostwatch.Watcher
 	node       *tailnet.Node
 	relay      *tailnet.RelayDialer
 	controller *tailnet.Controller
@@ -117,6 +119,8 @@ func Open(ctx context.Context, options Options) (*Client, error) {
 	})
 	c.controller.Start(running)
 	node.WatchPaths(c.pathChanged)
+	c.host = hostwatch.Start()
+	c.host.Subscribe(c.hostIsBack)
 	return c, nil
 }
 
@@ -333,7 +337,7 @@ func (c *Client) workspaceConfig(name string, tunnel tailnet.Tunnel) workspaceCo
 		packets:  peerPackets{c.node, tunnel.Key},
 		instance: c.options.Instance, version: c.options.Version,
 		logger: c.logger, outageLimit: c.options.OutageLimit, records: c.options.Records,
-		kick: func() { c.node.Kick(tunnel.Key) },
+		kick: func() { c.node.Kick(tunnel.Key) }, facts: c.host.Facts,
 	}
 }
 
@@ -372,6 +376,18 @@ func (c *Client) pathChanged(e tailnet.PathEvent) {
 	defer c.mu.Unlock()
 	if w := c.workspaces[e.Peer]; w != nil {
 		w.pathChanged(e.New)
+	}
+}
+
+// hostIsBack looks for the agents at once when this machine woke or has its link back.
+func (c *Client) hostIsBack() {
+	c.node.Refresh("the host is back")
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, w := range c.workspaces {
+		if w != nil {
+			w.watch.Probe()
+		}
 	}
 }
 
@@ -462,6 +478,7 @@ func (c *Client) Close(ctx context.Context, g disconnect.Goodbye) {
 	c.mu.Unlock()
 	// The agents first: the server makes them forget us.
 	leaving.Wait()
+	c.host.Close()
 	ctx, cancel := context.WithTimeout(ctx, leaveWait)
 	defer cancel()
 	if err := c.controller.Close(ctx, g); err != nil {

@@ -12,6 +12,7 @@ import (
 
 	"fairlead.dev/fairlead/companion"
 	"fairlead.dev/fairlead/disconnect"
+	"fairlead.dev/fairlead/disconnect/verdict"
 	"fairlead.dev/fairlead/tailnet"
 )
 
@@ -33,7 +34,8 @@ type workspaceConfig struct {
 	heartbeat         time.Duration // 0: the companion's default
 	outageLimit       time.Duration
 	records           *Records
-	kick              func() // tries to reach an agent that is silent; nil: nothing does
+	kick              func()                               // tries to reach an agent that is silent; nil: nothing does
+	facts             func(since time.Time) []verdict.Fact // what this machine testifies of itself; nil: nothing
 }
 
 // Workspace is the way to one workspace's agent: its SSH port, and the companion
@@ -59,7 +61,7 @@ func openWorkspace(ctx context.Context, config workspaceConfig, adopt func(*Work
 		Dial:     config.dialCompanion,
 		Instance: config.instance, Version: config.version, Logger: config.logger,
 		Heartbeat: config.heartbeat, OutageLimit: config.outageLimit,
-		OnInterruption: w.interrupted, Kick: config.kick,
+		OnInterruption: w.interrupted, Kick: config.kick, Facts: config.facts,
 	})
 	if adopt != nil {
 		adopt(w)

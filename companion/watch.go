@@ -605,6 +605,13 @@ func (w *Watch) broken(err error) {
 	}
 }
 
+// Probe makes the watch look at once, and dial anew if it has no stream: something has
+// changed on this host.
+func (w *Watch) Probe() {
+	nudge(w.recheck)
+	nudge(w.redial)
+}
+
 // PathChanged tells the watch how packets reach the agent now.
 func (w *Watch) PathChanged(p Path) {
 	w.mu.Lock()

@@ -237,6 +237,9 @@ func (e *engine) pingSession(p *enginePeer, onAnswer func(err string)) {
 	e.wg.Ping(p.route.Addr(), tailcfg.PingTSMP, 0, func(r *ipnstate.PingResult) { onAnswer(r.Err) })
 }
 
+// lookAround makes the engine ask for its own addresses at once.
+func (e *engine) lookAround(why string) { e.magic.ReSTUN(why) }
+
 // sessionAge is the time since the last WireGuard handshake; ok is false without one.
 func (e *engine) sessionAge(p *enginePeer) (age time.Duration, ok bool) {
 	peer, ok := e.wg.PeerByKey(p.node.Key)

@@ -21,6 +21,19 @@ func (n *Node) linkChanged() {
 	}
 }
 
+// Refresh looks for paths anew: at what this host's addresses are from outside, and for a
+// while at every peer. It is for who knows that the host slept, stood still or has its
+// link back; the node itself sees changes of the links only. It waits for nothing.
+func (n *Node) Refresh(why string) {
+	n.change.Lock()
+	defer n.change.Unlock()
+	if n.closed.Load() {
+		return
+	}
+	n.engine.lookAround(why)
+	n.linkChanged()
+}
+
 // kickPeers kicks every peer.
 func (n *Node) kickPeers() {
 	for _, peer := range n.peers.keys() {
