@@ -123,7 +123,11 @@ func (s *stage) said(party scenario.Party, records []map[string]any, another boo
 			if msg == "connection interrupted" {
 				t.Kind = scenario.Interruption
 			}
-			if id != s.connection && (id != "" || another) && !strings.Contains(msg, "former") {
+			if own := s.links[t.Leg]; own != "" && id != "" {
+				if id != own {
+					continue // a link that was opened after the fault
+				}
+			} else if id != s.connection && (id != "" || another) && !strings.Contains(msg, "former") {
 				t.Kind = scenario.Attempt // of somebody who came later
 			}
 		case has(r, "reason"):

@@ -26,6 +26,21 @@ var normal = map[string]bool{
 	"protocol_error": false,
 }
 
+// declared are the reasons of which somebody says, or decides by itself, that it is so:
+// nobody has to infer them.
+var declared = map[string]bool{
+	"graceful": true, "client_closed": true, "process_exited": true, "session_replaced": true,
+
+	"server_shutdown": true, "workspace_stopped": true, "admin_terminated": true, "idle_timeout": true,
+	"session_limit": true, "auth_revoked": true, "auth_expired": true,
+
+	"auth_failed": true, "limit_exceeded": true, "version_mismatch": true, "duplicate_agent": true,
+	"process_signaled": true, "slow_peer": true, "internal_error": true, "protocol_error": true,
+}
+
+// Declared reports whether somebody declares what is to be said.
+func (w Words) Declared() bool { return declared[w.Reason] }
+
 // words makes the whole of a reason and who began it. It panics at a word that is none.
 func words(reason string, by Party) Words {
 	expected, ok := normal[reason]

@@ -46,6 +46,8 @@ func (p Page) Markdown(out io.Writer) error {
 	w.line("## Totals\n")
 	p.totals(w)
 	p.fates(w)
+	w.line("\n## Figures\n")
+	p.Ours.Figures.markdown(w)
 	w.line("\n## Each scenario\n")
 	w.line("Times are seconds from the fault to the first and to the last word of the connection log, or else of")
 	w.line("the first who spoke. AC is the session, SA the agent's control link, CS the client's. Words in")

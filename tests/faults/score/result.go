@@ -17,6 +17,7 @@ type Result struct {
 	Rows    []Row                     `json:"rows"`
 	Totals  map[scenario.Party]Totals `json:"totals"`
 	Fates   Fates                     `json:"fates"`
+	Figures Figures                   `json:"figures"`
 }
 
 // Totals are one party's figures. Whoever rightly has nothing to say counts nowhere but
@@ -65,7 +66,7 @@ type Fates struct {
 // Finish decides what is strict, and counts.
 func Finish(product, version string, rows []Row) Result {
 	strict(rows)
-	r := Result{Product: product, Version: version, Rows: rows, Totals: map[scenario.Party]Totals{}}
+	r := Result{Product: product, Version: version, Rows: rows, Totals: map[scenario.Party]Totals{}, Figures: figures(rows)}
 	for _, w := range scenario.Witnesses {
 		r.Totals[w] = count(rows, w)
 	}

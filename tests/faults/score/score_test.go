@@ -182,6 +182,32 @@ func TestConstantScoresNothing(t *testing.T) {
 	}
 }
 
+// TestFigures: what is promised is counted of the rows, the log's first and last words,
+// and of what several parties say of one connection.
+func TestFigures(t *testing.T) {
+	say := func(who scenario.Party, seconds float64, reason string, by scenario.Party, expected bool) score.Testimony {
+		w := word("", reason, by, expected)
+		w.Party, w.Seconds, w.Connection = who, seconds, "c1"
+		return w
+	}
+	row := func(name string, said ...score.Testimony) score.Row {
+		return score.Judge(must(t, name), score.Outcome{Said: said})
+	}
+	r := score.Finish("test", "1", []score.Row{
+		row("exit-3", say(scenario.Agent, 1, "process_exited", "agent", true), say(scenario.Log, 1.5, "process_exited", "agent", true)),
+		row("shell-killed", say(scenario.Agent, 1, "process_signaled", "agent", false), say(scenario.Log, 2.5, "process_exited", "agent", true)),
+		row("exit-0", say(scenario.Agent, 1, "network_error", "network", false), say(scenario.Log, 1, "network_error", "network", false),
+			say(scenario.Log, 2, "graceful", "agent", true)),
+	})
+	require.Equal(t, score.Rate{Are: 2, Of: 3}, r.Figures.Direct)
+	require.Equal(t, score.Rate{Are: 2, Of: 3}, r.Figures.Declared)
+	require.Zero(t, r.Figures.Relayed)
+	require.Equal(t, score.Rate{Are: 1, Of: 3}, r.Figures.Provisional)
+	require.Equal(t, score.Rate{Are: 2, Of: 3}, r.Figures.Settled)
+	require.Equal(t, 1, r.Figures.Graceful.Are)
+	require.Equal(t, score.Rate{Are: 1, Of: 3}, r.Figures.Equal)
+}
+
 func TestResultIsKept(t *testing.T) {
 	r := everybody(t, word("", "process_exited", "agent", true), "exit-3", "shell-killed")
 	path := filepath.Join(t.TempDir(), "result.json")
