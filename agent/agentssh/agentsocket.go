@@ -4,6 +4,8 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+
+	"fairlead.dev/fairlead/disconnect"
 )
 
 // Forwarding of the client's authentication agent (draft-ietf-sshm-ssh-agent section 4, under
@@ -31,8 +33,7 @@ func (s *session) openAgent() bool {
 	}
 	a, err := newAgentSocket()
 	if err != nil {
-		s.c.srv.logger.Warn("ssh agent forwarding refused", "error", err)
-		return false
+		return s.refuse("agent forwarding", disconnect.ResourceExhausted, err.Error())
 	}
 	s.agent = a
 	at := target{"unix", agentAddress}
@@ -54,10 +55,14 @@ func newAgentSocket() (*agentSocket, error) {
 	return a, nil
 }
 
-// closeAgent removes the socket. Connections through it end by themselves, as with sshd.
-func (s *session) closeAgent() {
+// closeLent removes what the client has lent the session: its authentication agent and its
+// display. Connections through them end by themselves, as with sshd.
+func (s *session) closeLent() {
 	if s.agent != nil {
 		_ = s.agent.listener.Close()
 		_ = os.RemoveAll(s.agent.directory)
+	}
+	if s.x11 != nil {
+		s.x11.close()
 	}
 }

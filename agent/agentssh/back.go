@@ -363,8 +363,14 @@ func (f *forward) arrival(peer net.Conn) (kind string, payload []byte) {
 	if f.target.network == "unix" {
 		return arrivedUnix, ssh.Marshal(struct{ Path, Reserved string }{f.target.address, ""})
 	}
-	host, _, _ := net.SplitHostPort(f.target.address)
 	from, _ := addrPort(peer.RemoteAddr())
+	if f.target.network == "x11" {
+		return x11Arrived, ssh.Marshal(struct {
+			From     string
+			FromPort uint32
+		}{from.Addr().Unmap().String(), uint32(from.Port())})
+	}
+	host, _, _ := net.SplitHostPort(f.target.address)
 	return arrivedTCP, ssh.Marshal(struct {
 		Host     string
 		Port     uint32

@@ -6,9 +6,7 @@
 //
 // It authenticates nobody: whoever reaches its listener was authenticated by the
 // tailnet. It does not report connections to a server (Config.Track tells the agent)
-// and knows nothing of the companion stream (Config.PeerEnding asks). Ports are
-// forwarded in one direction: what the client asks to listen for in the workspace is
-// refused.
+// and knows nothing of the companion stream (Config.PeerEnding asks).
 //
 // # Endings
 //

@@ -150,6 +150,10 @@ func (s *session) environment(who account) []string {
 	if s.agent != nil {
 		env.set(agentVariable, s.agent.path)
 	}
+	if s.x11 != nil {
+		env.set("DISPLAY", s.x11.name)
+		env.set("XAUTHORITY", s.x11.cookieFile())
+	}
 	remoteHost, remotePort, rerr := splitAddr(s.c.nc.RemoteAddr())
 	localHost, localPort, lerr := splitAddr(s.c.nc.LocalAddr())
 	if rerr == nil && lerr == nil {

@@ -56,7 +56,7 @@ func (s *session) serveRequests(requests <-chan *ssh.Request) {
 	close(s.gone)
 	if s.kind == "" { // never ran anything: no session that could end
 		s.closePTY()
-		s.closeAgent()
+		s.closeLent()
 		_ = s.ch.Close()
 	}
 }
@@ -88,9 +88,11 @@ func (s *session) handle(req *ssh.Request) (ok bool) {
 		return s.subsystem(req.Payload)
 	case agentRequest:
 		return s.openAgent()
+	case x11Request:
+		return s.openX11(req.Payload)
 	case "keepalive@openssh.com":
 		return true
-	default: // x11-req, break, …
+	default: // break, …
 		return false
 	}
 }

@@ -50,6 +50,7 @@ type session struct {
 	name     string
 	settings Settings
 	agent    *agentSocket // nil: the client's authentication agent is not forwarded
+	x11      *x11Display  // nil: nor is its display
 	kind     Kind
 	request  proto.Attach  // of a viewer
 	query    *proto.Attach // of terminals, instead of running something
@@ -102,7 +103,7 @@ func (s *session) run() {
 	defer close(s.over)
 	defer s.c.forget(s)
 	defer s.ch.Close()
-	defer s.closeAgent()
+	defer s.closeLent()
 	defer s.cleanUp()
 	defer func() {
 		if r := recover(); r != nil {
