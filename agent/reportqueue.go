@@ -109,6 +109,7 @@ func (q *reportQueue) endLocked(open, ending *proto.Connection, at time.Time) {
 	ending.Timestamp, ending.ConnectedAt = timestamppb.New(at), open.GetTimestamp()
 	ending.Id, ending.Type, ending.Principal = open.GetId(), open.GetType(), open.GetPrincipal()
 	ending.App, ending.ClientVersion = cmp.Or(ending.GetApp(), open.GetApp()), open.GetClientVersion()
+	ending.Client = open.GetClient()
 	if ending.GetIp() == "" {
 		ending.Ip = open.GetIp()
 	}

@@ -56,6 +56,7 @@ func (a *agent) trackSession(s agentssh.Session) (id string, ended func(agentssh
 	client := addrPort(s.RemoteAddr)
 	open := &proto.Connection{
 		Id: connection[:], Type: typeOf(s), App: s.App.Name, ClientVersion: s.ClientVersion,
+		Client: client.Addr().AsSlice(),
 	}
 	open.Ip, open.Path = a.pathOf(client.Addr())
 	open.Principal = a.principalOf(client.Addr())

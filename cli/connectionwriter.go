@@ -297,7 +297,7 @@ func printConnection(s streams, c sdk.Connection) error {
 	line("disconnect_initiator", or(c.Initiator, ""))
 	line("disconnect_detail", or(c.Detail, ""))
 	if c.Provisional {
-		line("provisional", "true: the agent may still tell more")
+		line("provisional", "true: a witness may still tell more")
 	}
 	if c.Revision > 0 {
 		line("revision", strconv.Itoa(c.Revision))

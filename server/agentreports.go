@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"math"
+	"net/netip"
 	"time"
 
 	"github.com/google/uuid"
@@ -60,8 +61,8 @@ func (a *agentAPI) ReportConnections(ctx context.Context, req *proto.ReportConne
 			answer.Refused = append(answer.Refused, refusedReport(i, err))
 			continue
 		}
+		report.Testimony = a.testimonyIn(ctx, r.GetConnection(), agent.Workspace.ID)
 		if report.Ended {
-			report.Testimony = a.testimonyIn(ctx, r.GetConnection(), agent.Workspace.ID)
 			at := connlog.ServerTime(a.now(), asTime(req.GetSentAt()), report.At)
 			report.Ending = a.orders.judgeReport(agent.Workspace.ID, at, report.Ending)
 		}
@@ -211,8 +212,8 @@ func checkReport(c *proto.Connection) (connlog.Report, error) {
 	if err != nil {
 		return connlog.Report{}, err
 	}
-	if a := c.GetAction(); a < proto.Connection_CONNECT || a > proto.Connection_INTERRUPTION {
-		return connlog.Report{}, errors.New("the action is none of CONNECT, DISCONNECT and INTERRUPTION")
+	if a := c.GetAction(); a < proto.Connection_CONNECT || a > proto.Connection_OF_LINK {
+		return connlog.Report{}, errors.New("the action is none of CONNECT, DISCONNECT, INTERRUPTION and OF_LINK")
 	}
 	if _, known := proto.Connection_Type_name[int32(c.GetType())]; !known {
 		return connlog.Report{}, errors.New("the connection type is not known")
@@ -230,6 +231,10 @@ func checkReport(c *proto.Connection) (connlog.Report, error) {
 		UserName: disconnect.Scrub(c.GetPrincipal()), IP: disconnect.ScrubTo(c.GetIp(), maxIP),
 		ClientVersion: disconnect.ScrubTo(c.GetClientVersion(), maxClientVersion), Path: store.ConnPath(c.GetPath()),
 		BytesSent: count(c.GetBytesSent()), BytesReceived: count(c.GetBytesReceived()),
+		OfLink: c.GetAction() == proto.Connection_OF_LINK,
+	}
+	if client, ok := netip.AddrFromSlice(c.GetClient()); ok {
+		r.Client = client.WithZone("").String()
 	}
 	if c.GetAction() == proto.Connection_INTERRUPTION {
 		r.Interrupted, r.Ending = asTime(c.GetInterruptedAt()), reportedEnding(c)
@@ -279,12 +284,21 @@ func (s *Server) startConnLog(ctx context.Context) (err error) {
 }
 
 // connectionChanged passes on what is new of a connection: to whoever takes events, and to
-// its agent, if that said something else of how it ended.
+// its agent, if that said something else of how it ended. A better ending has a line in the
+// server's log, which is no second ending.
 func (s *Server) connectionChanged(c store.Connection) {
 	s.events.changed(c)
 	if s.rulings.changed(c) {
 		s.nudge(c.Workspace.ID)
 	}
+	control := c.ConnectType != disconnect.AgentToClient
+	if c.Status != store.StatusClosed || c.Revision == 0 && !(control && c.Ending != c.Word && c.Instance == s.instance) {
+		return
+	}
+	s.logger.LogAttrs(s.background, slog.LevelInfo, "verdict changed", c.Ending.Attr(),
+		slog.String("connection_id", c.ID), slog.String("workspace_id", c.Workspace.ID), slog.String("user", c.User.Name),
+		slog.String("type", c.Type.String()), slog.Int("revision", c.Revision), slog.String("rule", c.Judgement.Rule.String()),
+		slog.String("confidence", c.Judgement.Confidence.String()))
 }
 
 // connectionEnded writes down a connection's end: the one line of it in the server's

@@ -54,7 +54,7 @@ func (s *Server) getConnections(w http.ResponseWriter, r *http.Request, p auth.P
 			page.Next = strconv.FormatInt(rows[i-1].Key, 36)
 			break
 		}
-		page.Connections = append(page.Connections, connectionOut(row))
+		page.Connections = append(page.Connections, s.connectionOut(row))
 	}
 	writeJSON(w, http.StatusOK, page)
 	return nil
@@ -78,13 +78,13 @@ func (s *Server) getConnection(w http.ResponseWriter, r *http.Request, p auth.Pr
 	if err := s.store.AddInterruptions(r.Context(), rows); err != nil {
 		return err
 	}
-	out := connectionOut(rows[0])
-	raw, err := s.store.Testimonies(r.Context(), row.Key)
+	out := s.connectionOut(rows[0])
+	v, testimonies, err := connlog.Judge(r.Context(), s.store.ConnReader(), row, s.opts.Now())
 	if err != nil {
 		return err
 	}
-	if len(raw) > 0 {
-		out.Verdict = connlog.Verdict(row, raw, s.opts.Now())
+	if testimonies > 0 {
+		out.Verdict = v
 	}
 	writeJSON(w, http.StatusOK, out)
 	return nil
@@ -108,13 +108,14 @@ func (s *Server) getTestimonies(w http.ResponseWriter, r *http.Request, p auth.P
 	return nil
 }
 
-// postTestimony takes what a client saw of the end of a connection of its user.
+// postTestimony takes what a client saw of the end of a session, or of a control link, of
+// its user.
 func (s *Server) postTestimony(w http.ResponseWriter, r *http.Request, p auth.Principal) error {
 	row, err := s.connection(r.Context(), p, r.PathValue("id"))
 	if err != nil {
 		return err
 	}
-	if row.ConnectType != disconnect.AgentToClient || row.User.ID != p.UserID {
+	if row.ConnectType == disconnect.ServerToAgent || row.User.ID != p.UserID {
 		return errNoConnection // whose it is not has nothing to say of it
 	}
 	var body json.RawMessage
@@ -161,12 +162,12 @@ func (s *Server) getConnectionGaps(w http.ResponseWriter, r *http.Request, p aut
 }
 
 // connectionOut is a row as the API shows it.
-func connectionOut(c store.Connection) sdk.Connection {
+func (s *Server) connectionOut(c store.Connection) sdk.Connection {
 	out := sdk.Connection{
 		ID: c.ID, Workspace: c.Workspace.Name, Owner: c.Workspace.Owner.Name, User: c.User.Name,
 		Type: c.Type.String(), App: c.App, ConnectType: c.ConnectType.String(), Status: c.Status.String(),
 		ConnectedAt: c.ConnectedAt, Path: c.Path.String(), IP: c.IP, ClientVersion: c.ClientVersion,
-		BytesSent: c.BytesSent, BytesReceived: c.BytesReceived, Provisional: c.Provisional, Revision: c.Revision,
+		BytesSent: c.BytesSent, BytesReceived: c.BytesReceived, Provisional: c.MayChange(s.opts.Now()), Revision: c.Revision,
 		ObservedConnectedAt: timeOrNil(c.ObservedAt),
 	}
 	if c.Status == store.StatusClosed {

@@ -168,7 +168,7 @@ func (f *connStream) send(rows []store.Connection) bool {
 	var lines []byte
 	for _, row := range rows {
 		if f.filter.Match(row) {
-			lines = append(lines, line(connectionOut(row))...)
+			lines = append(lines, line(f.s.connectionOut(row))...)
 		}
 	}
 	return len(lines) == 0 || f.write(lines)

@@ -209,7 +209,7 @@ func (s *Server) postKill(w http.ResponseWriter, r *http.Request, p auth.Princip
 	if row, err = s.connection(r.Context(), p, id); err != nil {
 		return err
 	}
-	writeJSON(w, http.StatusOK, connectionOut(row))
+	writeJSON(w, http.StatusOK, s.connectionOut(row))
 	return nil
 }
 

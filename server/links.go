@@ -19,6 +19,7 @@ import (
 	"fairlead.dev/fairlead/server/auth"
 	"fairlead.dev/fairlead/server/connlog"
 	"fairlead.dev/fairlead/server/store"
+	"fairlead.dev/fairlead/tailnet/proto"
 )
 
 const (
@@ -381,11 +382,20 @@ func (s *Server) logLink(link *control.Link, p auth.Principal, remote string) *c
 	}
 	if p.Kind == auth.KindAgent {
 		l.ConnectType = disconnect.ServerToAgent
+		l.Instance = link.PeerInstance()
 		l.Workspace = store.LoggedWorkspace{ID: p.WorkspaceID, Name: p.WorkspaceName, Owner: store.LoggedUser{ID: p.UserID, Name: p.UserName}}
 	} else {
 		l.User = store.LoggedUser{ID: p.UserID, Name: p.UserName}
 	}
 	return s.connlog.LinkOpened(l)
+}
+
+// nodeAdmitted notes which node a control link is that of a client: its sessions are known
+// by that.
+func (s *Server) nodeAdmitted(id control.Identity, node proto.NodeKey) {
+	if id.Kind == control.ClientPeer {
+		s.connlog.LinkOf(id.ConnectionID, node.Address().String())
+	}
 }
 
 // hostOf is an address without its port.

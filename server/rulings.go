@@ -40,7 +40,7 @@ type ruling struct {
 // changed takes note of a row of the log, and reports whether its agent is to be told.
 func (v *rulings) changed(c store.Connection) bool {
 	id, err := uuid.Parse(c.ID)
-	if err != nil || c.Workspace.ID == "" || c.Status != store.StatusClosed || c.Provisional || !c.Overruled && c.Revision == 0 {
+	if err != nil || c.Workspace.ID == "" || c.Status != store.StatusClosed || c.Provisional || c.Ending == c.Word && c.Revision == 0 {
 		return false
 	}
 	v.mu.Lock()

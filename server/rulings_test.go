@@ -19,6 +19,7 @@ func TestRulings(t *testing.T) {
 		c := store.Connection{ID: uuid.NewString(), Status: store.StatusClosed, Revision: 1}
 		c.Workspace.ID = "dev"
 		c.Ending = disconnect.Attribution{ConnectType: disconnect.AgentToClient, Reason: reason, Initiator: disconnect.Client, Detail: "as found"}
+		c.Word = c.Ending
 		return c
 	}
 	agreed, open, mayChange, control := row(disconnect.PeerCrashed), row(0), row(disconnect.PeerCrashed), row(disconnect.PeerCrashed)
@@ -29,7 +30,7 @@ func TestRulings(t *testing.T) {
 	require.Empty(t, r.of("dev"))
 
 	first, second := row(disconnect.PeerCrashed), row(disconnect.Suspended)
-	second.Revision, second.Overruled = 0, true
+	second.Revision, second.Word.Reason = 0, disconnect.NetworkTimeout
 	require.True(t, r.changed(first))
 	clock.advance(time.Minute)
 	require.True(t, r.changed(second))

@@ -241,6 +241,7 @@ func (s *Server) startTailnet(ctx context.Context) error {
 		Authorize:  s.authorize,
 		Offline:    s.offline,
 		Judge:      s.orders.judge,
+		Admitted:   s.nodeAdmitted,
 		GrantKey:   grantKey,
 		RelayToken: s.relayToken,
 		DERPMap:    s.derpMap,

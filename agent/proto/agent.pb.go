@@ -35,6 +35,10 @@ const (
 	// INTERRUPTION: the client was silent from interrupted_at to timestamp, and the
 	// connection survived that; attribution says why. It ends nothing.
 	Connection_INTERRUPTION Connection_Action = 3
+	// OF_LINK: what the agent testifies of one of its control links, also of a former life;
+	// id is the link's as its hello names it. Only the testimony counts, whose connect_type
+	// is server_to_agent.
+	Connection_OF_LINK Connection_Action = 4
 )
 
 // Enum value maps for Connection_Action.
@@ -44,12 +48,14 @@ var (
 		1: "CONNECT",
 		2: "DISCONNECT",
 		3: "INTERRUPTION",
+		4: "OF_LINK",
 	}
 	Connection_Action_value = map[string]int32{
 		"ACTION_UNSPECIFIED": 0,
 		"CONNECT":            1,
 		"DISCONNECT":         2,
 		"INTERRUPTION":       3,
+		"OF_LINK":            4,
 	}
 )
 
@@ -375,7 +381,9 @@ type Connection struct {
 	InterruptedAt *timestamppb.Timestamp `protobuf:"bytes,16,opt,name=interrupted_at,json=interruptedAt,proto3" json:"interrupted_at,omitempty"`
 	// testimony, on DISCONNECT, is what the agent saw of the end: the JSON of
 	// disconnect/verdict. An agent that does not testify leaves it out.
-	Testimony     []byte `protobuf:"bytes,17,opt,name=testimony,proto3" json:"testimony,omitempty"`
+	Testimony []byte `protobuf:"bytes,17,opt,name=testimony,proto3" json:"testimony,omitempty"`
+	// client is the client's address inside the tailnet.
+	Client        []byte `protobuf:"bytes,18,opt,name=client,proto3" json:"client,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -525,6 +533,13 @@ func (x *Connection) GetInterruptedAt() *timestamppb.Timestamp {
 func (x *Connection) GetTestimony() []byte {
 	if x != nil {
 		return x.Testimony
+	}
+	return nil
+}
+
+func (x *Connection) GetClient() []byte {
+	if x != nil {
+		return x.Client
 	}
 	return nil
 }
@@ -1351,7 +1366,7 @@ const file_agent_proto_agent_proto_rawDesc = "" +
 	"\foutage_limit\x18\b \x01(\v2\x19.google.protobuf.DurationR\voutageLimit\x1a>\n" +
 	"\x10EnvironmentEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xd1\a\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xf6\a\n" +
 	"\n" +
 	"Connection\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12<\n" +
@@ -1373,13 +1388,15 @@ const file_agent_proto_agent_proto_rawDesc = "" +
 	"\x0ebytes_received\x18\x0e \x01(\x04R\rbytesReceived\x12=\n" +
 	"\fconnected_at\x18\x0f \x01(\v2\x1a.google.protobuf.TimestampR\vconnectedAt\x12A\n" +
 	"\x0einterrupted_at\x18\x10 \x01(\v2\x1a.google.protobuf.TimestampR\rinterruptedAt\x12\x1c\n" +
-	"\ttestimony\x18\x11 \x01(\fR\ttestimony\"O\n" +
+	"\ttestimony\x18\x11 \x01(\fR\ttestimony\x12\x16\n" +
+	"\x06client\x18\x12 \x01(\fR\x06client\"\\\n" +
 	"\x06Action\x12\x16\n" +
 	"\x12ACTION_UNSPECIFIED\x10\x00\x12\v\n" +
 	"\aCONNECT\x10\x01\x12\x0e\n" +
 	"\n" +
 	"DISCONNECT\x10\x02\x12\x10\n" +
-	"\fINTERRUPTION\x10\x03\"h\n" +
+	"\fINTERRUPTION\x10\x03\x12\v\n" +
+	"\aOF_LINK\x10\x04\"h\n" +
 	"\x04Type\x12\x14\n" +
 	"\x10TYPE_UNSPECIFIED\x10\x00\x12\a\n" +
 	"\x03SSH\x10\x01\x12\n" +

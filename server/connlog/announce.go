@@ -124,8 +124,7 @@ func closeUnknown(ctx context.Context, tx *store.ConnTx, row *store.Connection, 
 	if err := tx.Update(ctx, row); err != nil {
 		return err
 	}
-	_, err := testify(ctx, tx, row, byServer("announced "+agent.Instance, row.Ending, at, evidence, facts...), now)
-	return err
+	return testify(ctx, tx, row, byServer("announced "+agent.Instance, row.Word, at, evidence, facts...), now)
 }
 
 // reopen opens what was closed for the agent's silence, perhaps just now, and lives. What

@@ -26,8 +26,8 @@ func (l *Log) EndConnections(ctx context.Context, workspaceID, instance string, 
 			if err := tx.Update(ctx, &row); err != nil {
 				return nil, err
 			}
-			word := byServer("ended_by_server", row.Ending, row.DisconnectedAt, disconnect.EvidenceLocal)
-			if _, err := testify(ctx, tx, &row, word, l.cfg.Now()); err != nil {
+			word := byServer("ended_by_server", row.Word, row.DisconnectedAt, disconnect.EvidenceLocal)
+			if err := testify(ctx, tx, &row, word, l.cfg.Now()); err != nil {
 				return nil, err
 			}
 			closed = append(closed, row)

@@ -26,8 +26,10 @@ type Link struct {
 	// ConnectType is ServerToAgent, with a workspace, or ClientToServer, with a user.
 	ConnectType disconnect.ConnectType
 	// ID names its row, and nothing else; empty: one is made.
-	ID            string
-	Workspace     store.LoggedWorkspace
+	ID        string
+	Workspace store.LoggedWorkspace
+	// Instance is the life of the agent's process.
+	Instance      string
 	User          store.LoggedUser
 	IP            string
 	ClientVersion string
@@ -55,13 +57,36 @@ func (l *Log) LinkOpened(link Link) *LinkRow {
 	}
 	r := &LinkRow{log: l, row: store.Connection{
 		ID: link.ID, ConnectType: link.ConnectType, Type: store.TypeControl,
-		Workspace: link.Workspace, User: link.User, Instance: l.cfg.Instance,
+		Workspace: link.Workspace, User: link.User, Instance: l.cfg.Instance, Peer: link.Instance,
 		IP: link.IP, ClientVersion: link.ClientVersion, ConnectedAt: link.ConnectedAt, Status: store.StatusOpen,
 	}}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if peer, known := l.early[link.ID]; known {
+		r.row.Peer = peer
+		delete(l.early, link.ID)
+	}
+	l.links[link.ID] = r
 	l.waitLocked(r, maxWaiting/2)
 	return r
+}
+
+// maxEarly bounds the links whose client is known before they are.
+const maxEarly = 1000
+
+// LinkOf says which client, by its address inside the tailnet, a control link is of, which
+// may be about to be opened.
+func (l *Log) LinkOf(id, peer string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	r := l.links[id]
+	switch {
+	case r == nil && len(l.early) < maxEarly:
+		l.early[id] = peer
+	case r != nil && r.row.Peer != peer:
+		r.row.Peer = peer
+		l.waitLocked(r, maxWaiting/2)
+	}
 }
 
 // Revise replaces the end of a row that was closed: it is known better now.
@@ -78,6 +103,7 @@ func (r *LinkRow) Ended(at time.Time, ending disconnect.Attribution) {
 	l := r.log
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	delete(l.links, r.row.ID)
 	closeRow(&r.row, at, ending)
 	if l.waitLocked(r, maxWaiting) {
 		return
@@ -115,7 +141,8 @@ func (l *Log) Waiting() (waiting int, dropped int64) {
 // have fallen silent.
 type own struct {
 	links  []*LinkRow
-	rows   []store.Connection // of links
+	was    []store.Connection // what is to be stored of links
+	rows   []store.Connection // what was stored
 	silent map[string]*silence
 	now    time.Time
 }
@@ -127,20 +154,20 @@ func (l *Log) takeOwn() *own {
 	o := &own{now: l.cfg.Now(), silent: map[string]*silence{}, links: slices.Clone(l.waiting[:min(len(l.waiting), maxOwn)])}
 	for _, r := range o.links {
 		r.changed = false
-		o.rows = append(o.rows, r.row)
+		o.was = append(o.was, r.row)
 	}
 	for workspace, s := range l.silent {
 		if !s.marked {
 			o.silent[workspace] = s
 		}
 	}
-	if len(o.rows)+len(o.silent) == 0 {
+	if len(o.was)+len(o.silent) == 0 {
 		return nil
 	}
 	return o
 }
 
-func (o *own) apply(ctx context.Context, tx *store.ConnTx) ([]store.Connection, error) {
+func (o *own) apply(ctx context.Context, tx *store.ConnTx) (changed []store.Connection, err error) {
 	for workspace, s := range o.silent {
 		if err := tx.Unheard(ctx, workspace); err != nil {
 			return nil, err
@@ -149,26 +176,51 @@ func (o *own) apply(ctx context.Context, tx *store.ConnTx) ([]store.Connection, 
 			return nil, err
 		}
 	}
+	o.rows = slices.Clone(o.was)
 	for i := range o.rows {
 		row := &o.rows[i]
-		var err error
-		if row.Key == 0 {
-			err = tx.Insert(ctx, row)
-		} else {
-			err = tx.Update(ctx, row)
-		}
-		if err != nil {
+		named := row.Key != 0 && row.Status == store.StatusOpen // whose it is, no more
+		if err := storeLink(ctx, tx, row, o.now); err != nil {
 			return nil, err
 		}
+		if !named {
+			changed = append(changed, *row)
+		}
 	}
-	return o.rows, nil
+	return changed, nil
 }
 
-// again takes back what an attempt that failed has changed.
-func (o *own) again() {
-	for i, r := range o.links {
-		o.rows[i].Key = r.row.Key // only the writer changes it
+// storeLink writes the row of a control link, and judges one that is closed.
+func storeLink(ctx context.Context, tx *store.ConnTx, row *store.Connection, now time.Time) error {
+	if row.Key == 0 {
+		if err := tx.Insert(ctx, row); err != nil {
+			return err
+		}
+	} else {
+		if row.Revision > 0 { // the verdict on it may have been revised too
+			stored, err := tx.ByID(ctx, row.ID)
+			if err != nil {
+				return err
+			}
+			row.Revision = max(row.Revision, stored.Revision+1)
+		}
+		if err := tx.Update(ctx, row); err != nil {
+			return err
+		}
 	}
+	switch {
+	case row.Status != store.StatusClosed:
+		return nil
+	case row.Word.Reason != disconnect.WorkspaceEvicted && row.Revision == 0: // a notice may be taken back
+		if _, err := keep(ctx, tx, row, linkEnded(row), now); err != nil {
+			return err
+		}
+	}
+	_, changed, err := rejudge(ctx, tx.Reader(), row, now)
+	if err != nil || !changed {
+		return err
+	}
+	return tx.Update(ctx, row)
 }
 
 // ownWritten takes note of what became of o, and reports whether there is more to write.

@@ -59,7 +59,9 @@ type Log struct {
 	dropped int64      // rows of control links for which there was no place
 	failing bool       // the last attempt to write waiting has failed
 	silent  map[string]*silence
-	feeds   map[*Feed]bool // nil once the log is closed
+	links   map[string]*LinkRow // those that are open, by id
+	early   map[string]string   // peers of links that are about to be opened, by id
+	feeds   map[*Feed]bool      // nil once the log is closed
 }
 
 // New returns a log that takes what the server's former life left open: control links
@@ -84,6 +86,7 @@ func New(ctx context.Context, cfg Config) (*Log, error) {
 	l := &Log{
 		cfg: cfg, changes: make(chan *change), written: make(chan struct{}, 1), leased: make(chan struct{}, 1),
 		done: make(chan struct{}), silent: map[string]*silence{}, feeds: map[*Feed]bool{},
+		links: map[string]*LinkRow{}, early: map[string]string{},
 	}
 	l.work.Go(l.writeAll)
 	if err := l.takeOver(ctx); err != nil {
@@ -123,7 +126,7 @@ func (l *Log) takeOver(ctx context.Context) error {
 				if err := tx.Update(ctx, &row); err != nil {
 					return nil, err
 				}
-				if _, err := testify(ctx, tx, &row, ownDeath(row.Ending, alive, l.cfg.Now()), l.cfg.Now()); err != nil {
+				if err := testify(ctx, tx, &row, ownDeath(row.Word, alive, l.cfg.Now()), l.cfg.Now()); err != nil {
 					return nil, err
 				}
 				closed = append(closed, row)
@@ -156,7 +159,8 @@ func closeRow(row *store.Connection, at time.Time, ending disconnect.Attribution
 	}
 	row.Status = store.StatusClosed
 	row.DisconnectedAt = later(at, row.ConnectedAt)
-	row.Ending = ending.On(row.ConnectType)
+	row.Word = ending.On(row.ConnectType)
+	row.Ending, row.Judgement = row.Word, store.Judgement{}
 	row.Provisional = false
 }
 

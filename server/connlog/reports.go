@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"fairlead.dev/fairlead/disconnect"
@@ -26,6 +27,10 @@ type Report struct {
 	At     time.Time
 	Opened time.Time // when the connection began
 
+	// OfLink is set in what the agent testifies of one of its control links, as the server
+	// calls it: nothing but the testimony counts.
+	OfLink bool
+
 	// Interrupted is set in the word of an interruption, when the client was silent from
 	// then until At; Ending is why. Nothing else counts.
 	Interrupted time.Time
@@ -33,6 +38,7 @@ type Report struct {
 	Type          store.ConnType
 	App           string
 	UserName      string // the principal; empty when it is not known
+	Client        string // its address inside the tailnet; "" if the agent does not say
 	IP            string
 	ClientVersion string
 	Path          store.ConnPath
@@ -58,15 +64,14 @@ func (l *Log) Report(ctx context.Context, agent Agent, sentAt time.Time, reports
 	err = l.writeSynced(ctx, func(ctx context.Context, tx *store.ConnTx) (changed []store.Connection, err error) {
 		no := make(map[int]error)
 		for i, r := range reports {
-			row, news, err := applyReport(ctx, tx, agent, clock, r)
+			rows, err := applyReport(ctx, tx, agent, clock, r)
 			switch {
 			case errors.Is(err, ErrNotYours), errors.Is(err, ErrNoConnection):
 				no[i] = err
 			case err != nil:
 				return nil, err
-			case news:
-				changed = append(changed, row)
 			}
+			changed = append(changed, rows...)
 		}
 		found = no
 		return changed, nil
@@ -77,89 +82,144 @@ func (l *Log) Report(ctx context.Context, agent Agent, sentAt time.Time, reports
 	return found, nil
 }
 
-// applyReport makes one report part of the log. news tells whether it opened or closed
-// the row, or gave it a better ending.
-func applyReport(ctx context.Context, tx *store.ConnTx, agent Agent, clock clock, r Report) (row store.Connection, news bool, err error) {
-	row, err = tx.ByID(ctx, r.ID)
-	if !r.Interrupted.IsZero() {
-		return row, false, interrupt(ctx, tx, agent, clock, row, err, r)
-	}
-	if errors.Is(err, store.ErrNotFound) {
-		user, err := tx.UserOf(ctx, agent.Workspace.ID, r.UserName)
-		if err != nil {
-			return row, false, err
-		}
-		row = begin(agent, user, clock, r)
-		if r.Ended {
-			end(&row, clock, r)
-		}
-		if err := tx.Insert(ctx, &row); err != nil || !r.Ended {
-			return row, true, err
-		}
-		row.Overruled, err = hear(ctx, tx, agent, clock, &row, r)
-		return row, true, err
-	}
+// applyReport makes one report part of the log. It returns the rows that it opened or
+// closed, or gave a better ending.
+func applyReport(ctx context.Context, tx *store.ConnTx, agent Agent, clock clock, r Report) (changed []store.Connection, err error) {
+	row, err := tx.ByID(ctx, r.ID)
+	missing := errors.Is(err, store.ErrNotFound)
 	switch {
+	case missing && (r.OfLink || !r.Interrupted.IsZero()):
+		return nil, ErrNoConnection
+	case missing:
+		return insert(ctx, tx, agent, clock, r)
 	case err != nil:
-		return row, false, err
-	case row.Workspace.ID != agent.Workspace.ID || row.ConnectType != disconnect.AgentToClient:
-		return row, false, ErrNotYours
+		return nil, err
+	case row.Workspace.ID != agent.Workspace.ID || r.OfLink != (row.ConnectType == disconnect.ServerToAgent):
+		return nil, ErrNotYours
+	case r.OfLink:
+		return ofLink(ctx, tx, agent, clock, row, r)
+	case !r.Interrupted.IsZero():
+		return nil, interrupt(ctx, tx, clock, row, r)
 	case r.Ended && (row.Status != store.StatusClosed || row.Provisional):
 		end(&row, clock, r)
 		if err := tx.Update(ctx, &row); err != nil {
-			return row, true, err
+			return nil, err
 		}
-		row.Overruled, err = hear(ctx, tx, agent, clock, &row, r)
-		return row, true, err
+		_, also, err := hear(ctx, tx, agent, clock, &row, r, false)
+		return append(also, row), err
 	case r.Ended:
-		row.Revision++ // stored only with a better ending
-		news, err = hear(ctx, tx, agent, clock, &row, r)
-		return row, news, err
-	case !r.Ended && complete(&row, r):
-		return row, false, tx.Update(ctx, &row)
+		better, also, err := hear(ctx, tx, agent, clock, &row, r, true)
+		if better {
+			also = append(also, row)
+		}
+		return also, err
+	case complete(&row, r):
+		return nil, tx.Update(ctx, &row)
 	}
-	return row, false, nil // it came before
+	return nil, nil // it came before
+}
+
+// insert adds the row of a connection that is heard of for the first time.
+func insert(ctx context.Context, tx *store.ConnTx, agent Agent, clock clock, r Report) ([]store.Connection, error) {
+	user, err := tx.UserOf(ctx, agent.Workspace.ID, r.UserName)
+	if err != nil {
+		return nil, err
+	}
+	row := begin(agent, user, clock, r)
+	if r.Ended {
+		end(&row, clock, r)
+	}
+	if err := tx.Insert(ctx, &row); err != nil || !r.Ended {
+		return []store.Connection{row}, err
+	}
+	_, also, err := hear(ctx, tx, agent, clock, &row, r, false)
+	return append(also, row), err
 }
 
 // ErrNoConnection refuses a report that is only about a connection whose row is not there.
 var ErrNoConnection = errors.New("there is no connection with this id")
 
-// interrupt adds an interruption to a row, the look-up of which may have failed.
-func interrupt(ctx context.Context, tx *store.ConnTx, agent Agent, clock clock, row store.Connection, err error, r Report) error {
-	switch {
-	case errors.Is(err, store.ErrNotFound):
-		return ErrNoConnection
-	case err != nil:
-		return err
-	case row.Workspace.ID != agent.Workspace.ID || row.ConnectType != disconnect.AgentToClient:
-		return ErrNotYours
-	}
+// interrupt adds an interruption to a row.
+func interrupt(ctx context.Context, tx *store.ConnTx, clock clock, row store.Connection, r Report) error {
 	from, to := clock.ours(r.Interrupted), clock.ours(r.At)
 	return tx.InsertInterruption(ctx, row.Key, store.Interruption{
 		Began: from, Observed: r.Interrupted, Duration: to.Sub(from), Attribution: r.Ending.On(row.ConnectType),
 	})
 }
 
-// hear keeps what an agent testifies of an end, and judges the row anew.
-func hear(ctx context.Context, tx *store.ConnTx, agent Agent, clock clock, row *store.Connection, r Report) (better bool, err error) {
+// ofLink keeps what an agent testifies of one of its control links.
+func ofLink(ctx context.Context, tx *store.ConnTx, agent Agent, clock clock, row store.Connection, r Report) ([]store.Connection, error) {
+	if r.Testimony == nil {
+		return nil, nil
+	}
+	better, err := revise(ctx, tx, &row, testimonyOf(agent, clock, *r.Testimony), clock.now)
+	if !better {
+		return nil, err
+	}
+	return []store.Connection{row}, err
+}
+
+// testimonyOf is an agent's testimony, with what only the server may say.
+func testimonyOf(agent Agent, clock clock, t verdict.Testimony) verdict.Testimony {
+	t.Observer, t.Principal = disconnect.Agent, agent.Workspace.ID
+	t.Clock = clock.reading()
+	return t
+}
+
+// hear keeps what an agent testifies of an end, and judges the row anew. What it says of
+// its former life counts for the control link of that life too: also are such rows that
+// have another ending by it.
+func hear(ctx context.Context, tx *store.ConnTx, agent Agent, clock clock, row *store.Connection, r Report, count bool) (better bool, also []store.Connection, err error) {
 	t := byReport(agent, r)
 	if r.Testimony != nil {
 		t = *r.Testimony
 	}
 	if t.Evidence == 0 && t.Account.Reason != disconnect.Unknown {
-		return false, nil // an agent that knows no reason has nothing to testify
+		return false, nil, nil // an agent that knows no reason has nothing to testify
 	}
-	t.Observer, t.Principal = disconnect.Agent, agent.Workspace.ID
-	t.Clock = clock.reading()
-	if ending := row.Ending; ending.Reason != t.Account.Reason && ending.Initiator == disconnect.Server {
+	t = testimonyOf(agent, clock, t)
+	if word := row.Word; word.Reason != t.Account.Reason && word.Initiator == disconnect.Server {
 		// The server's orders were behind it.
-		_, err := testify(ctx, tx, row, byServer("order", ending, row.DisconnectedAt, disconnect.EvidenceLocal), clock.now)
-		if err != nil {
-			return false, err
+		if _, err := keep(ctx, tx, row, byServer("order", word, row.DisconnectedAt, disconnect.EvidenceLocal), clock.now); err != nil {
+			return false, nil, err
 		}
 	}
-	return testify(ctx, tx, row, t, clock.now)
+	if better, err = hearOne(ctx, tx, row, t, clock.now, count); err != nil {
+		return better, nil, err
+	}
+	also, err = buryLife(ctx, tx, agent, clock, row, t)
+	return better, also, err
 }
+
+// buryLife applies what an agent's journal, or its supervisor, says of the former life that
+// had a session open to the last control link of that life.
+func buryLife(ctx context.Context, tx *store.ConnTx, agent Agent, clock clock, row *store.Connection, t verdict.Testimony) ([]store.Connection, error) {
+	facts := slices.DeleteFunc(slices.Clone(t.Facts), func(f verdict.Fact) bool {
+		return f.Kind != verdict.Obituary && f.Kind != verdict.Supervisor
+	})
+	if len(facts) == 0 {
+		return nil, nil
+	}
+	links, err := tx.Reader().AgentLinks(ctx, agent.Workspace.ID, row.DisconnectedAt.Add(-lookBack))
+	if err != nil {
+		return nil, err
+	}
+	last := slices.IndexFunc(links, func(c store.Connection) bool {
+		return c.Peer != "" && c.Peer != agent.Instance && !c.ConnectedAt.After(row.DisconnectedAt.Add(signSlack))
+	})
+	if last < 0 {
+		return nil, nil
+	}
+	t.Facts, t.Account, t.Evidence = facts, disconnect.Attribution{}, 0
+	better, err := revise(ctx, tx, &links[last], t, clock.now)
+	if !better {
+		return nil, err
+	}
+	return links[last : last+1], err
+}
+
+// signSlack is by how much an agent's last sign of life may be older than its death.
+const signSlack = 10 * time.Second
 
 // begin is the row of a connection that is heard of for the first time.
 func begin(agent Agent, user store.LoggedUser, clock clock, r Report) store.Connection {
@@ -169,7 +229,7 @@ func begin(agent Agent, user store.LoggedUser, clock clock, r Report) store.Conn
 	}
 	return store.Connection{
 		ID: r.ID, ConnectType: disconnect.AgentToClient, Type: r.Type, App: r.App,
-		Workspace: agent.Workspace, User: user, Instance: agent.Instance,
+		Workspace: agent.Workspace, User: user, Instance: agent.Instance, Peer: r.Client,
 		IP: r.IP, ClientVersion: r.ClientVersion, Path: r.Path,
 		ConnectedAt: clock.ours(opened), ObservedAt: opened, Status: store.StatusOpen,
 	}
@@ -179,8 +239,8 @@ func begin(agent Agent, user store.LoggedUser, clock clock, r Report) store.Conn
 // what its beginning told.
 func end(row *store.Connection, clock clock, r Report) {
 	ending := r.Ending
-	if row.Status == store.StatusClosed && follows(row.Ending.Reason, ending.Reason) {
-		ending = row.Ending
+	if row.Status == store.StatusClosed && follows(row.Word.Reason, ending.Reason) {
+		ending = row.Word
 	}
 	closeRow(row, clock.ours(r.At), ending)
 	row.EndObservedAt, row.ExitCode = r.At, r.ExitCode
@@ -189,7 +249,7 @@ func end(row *store.Connection, clock clock, r Report) {
 		row.Path = r.Path
 	}
 	row.IP, row.ClientVersion = cmp.Or(r.IP, row.IP), cmp.Or(r.ClientVersion, row.ClientVersion)
-	row.App = cmp.Or(r.App, row.App)
+	row.App, row.Peer = cmp.Or(r.App, row.App), cmp.Or(row.Peer, r.Client)
 }
 
 // complete adds what the word of the beginning tells and that of the end, which came
@@ -197,8 +257,8 @@ func end(row *store.Connection, clock clock, r Report) {
 func complete(row *store.Connection, r Report) bool {
 	was := *row
 	row.Path = cmp.Or(row.Path, r.Path)
-	row.IP, row.ClientVersion = cmp.Or(row.IP, r.IP), cmp.Or(row.ClientVersion, r.ClientVersion)
-	return row.Path != was.Path || row.IP != was.IP || row.ClientVersion != was.ClientVersion
+	row.IP, row.ClientVersion, row.Peer = cmp.Or(row.IP, r.IP), cmp.Or(row.ClientVersion, r.ClientVersion), cmp.Or(row.Peer, r.Client)
+	return row.Peer != was.Peer || row.Path != was.Path || row.IP != was.IP || row.ClientVersion != was.ClientVersion
 }
 
 // maxAge bounds how long ago an agent may say that something happened: a clock that was

@@ -54,30 +54,45 @@ func scrub(t *verdict.Testimony) {
 	}
 }
 
-// testify keeps a testimony of a row that is stored, and judges the row anew. It reports
-// whether that gave a row that is closed another ending, which is stored then.
-func testify(ctx context.Context, tx *store.ConnTx, row *store.Connection, t verdict.Testimony, now time.Time) (better bool, err error) {
+// testify keeps a testimony of a row that is stored, and judges the row anew. What the
+// verdict says of a row that is closed is stored; it is not counted as a revision, since
+// nobody knows the row yet.
+func testify(ctx context.Context, tx *store.ConnTx, row *store.Connection, t verdict.Testimony, now time.Time) error {
+	_, err := hearOne(ctx, tx, row, t, now, false)
+	return err
+}
+
+// revise is testify for a row that may have been closed before. It reports whether it has
+// another ending, and counts that.
+func revise(ctx context.Context, tx *store.ConnTx, row *store.Connection, t verdict.Testimony, now time.Time) (better bool, err error) {
+	return hearOne(ctx, tx, row, t, now, true)
+}
+
+func hearOne(ctx context.Context, tx *store.ConnTx, row *store.Connection, t verdict.Testimony, now time.Time, count bool) (better bool, err error) {
+	added, err := keep(ctx, tx, row, t, now)
+	if err != nil || !added || row.Status != store.StatusClosed {
+		return false, err
+	}
+	better, changed, err := rejudge(ctx, tx.Reader(), row, now)
+	if err != nil || !changed {
+		return false, err
+	}
+	if better && count {
+		row.Revision++
+	}
+	return better, tx.Update(ctx, row)
+}
+
+// keep stores a testimony as it is, and reports whether it was not there yet.
+func keep(ctx context.Context, tx *store.ConnTx, row *store.Connection, t verdict.Testimony, now time.Time) (added bool, err error) {
 	t.ConnectionID, t.ConnectType, t.Received = row.ID, row.ConnectType, now
 	body, err := json.Marshal(t)
 	if err != nil {
 		return false, fmt.Errorf("write testimony: %w", err)
 	}
-	added, err := tx.InsertTestimony(ctx, row.Key, store.RawTestimony{
+	return tx.InsertTestimony(ctx, row.Key, store.RawTestimony{
 		ID: t.ID, Observer: t.Observer, Principal: t.Principal, Received: now, Body: body,
 	})
-	if err != nil || !added || row.Status != store.StatusClosed {
-		return false, err
-	}
-	raw, err := tx.Testimonies(ctx, row.Key)
-	if err != nil {
-		return false, err
-	}
-	v := Verdict(*row, raw, now)
-	if v.Attribution == row.Ending {
-		return false, nil
-	}
-	row.Ending = v.Attribution
-	return true, tx.Update(ctx, row)
 }
 
 // Testify keeps what somebody who was authenticated testifies of a connection, and judges
@@ -93,44 +108,12 @@ func (l *Log) Testify(ctx context.Context, id string, t verdict.Testimony) error
 		if !t.Clock.Wall.IsZero() {
 			t.Clock.Offset = now.Sub(t.Clock.Wall).Microseconds()
 		}
-		row.Revision++ // stored only with a better ending
-		better, err := testify(ctx, tx, &row, t, now)
+		better, err := revise(ctx, tx, &row, t, now)
 		if err != nil || !better {
 			return nil, err
 		}
 		return []store.Connection{row}, nil
 	})
-}
-
-// Verdict judges a row by what was testified of it. Where nothing of that says more than
-// what the transports said, and where the server's word ended it, the row keeps the ending
-// that it has, and so has the verdict.
-func Verdict(row store.Connection, raw []store.RawTestimony, now time.Time) verdict.Verdict {
-	all := make([]verdict.Testimony, 0, len(raw))
-	for _, r := range raw {
-		var t verdict.Testimony
-		if json.Unmarshal(r.Body, &t) == nil { // of a newer version, perhaps
-			all = append(all, t)
-		}
-	}
-	v := verdict.Judge(all, verdict.Context{
-		ConnectionID: row.ID, ConnectType: row.ConnectType, Opened: row.ConnectedAt, Now: now,
-		Principals: map[disconnect.Initiator]string{disconnect.Agent: row.Workspace.ID, disconnect.Client: row.User.ID},
-		RelayOwner: disconnect.Server,
-	})
-	v.Revision = row.Revision
-	if row.Status != store.StatusClosed {
-		return v
-	}
-	switch {
-	case v.Kind != verdict.Ending, v.Rule >= verdict.R10:
-		v.Attribution = row.Ending
-	case row.Ending.Initiator == disconnect.Server && v.Reason != row.Ending.Reason:
-		v.Attribution, v.Rule, v.Locus = row.Ending, verdict.R2, ""
-		v.Evidence, v.Confidence, v.Observer = disconnect.EvidenceDeclared, disconnect.ConfidenceCertain, disconnect.Server
-	}
-	v.Kind = verdict.Ending
-	return v
 }
 
 // byServer is the server's own word of how a connection ended.
@@ -162,10 +145,10 @@ func evidenceOf(a disconnect.Attribution) disconnect.Evidence {
 	return disconnect.EvidenceDeclared
 }
 
-// lostFacts is what the server saw of the end of an agent's control link, unless somebody
+// lostFacts is what the server saw of the end of a control link of who, unless somebody
 // declared it.
-func lostFacts(ending disconnect.Attribution, at time.Time) []verdict.Fact {
-	fact := verdict.Fact{About: disconnect.Agent, Leg: disconnect.ServerToAgent, At: verdict.Moment{Wall: at}, Text: ending.Detail}
+func lostFacts(who disconnect.Initiator, ending disconnect.Attribution, at time.Time) []verdict.Fact {
+	fact := verdict.Fact{About: who, Leg: legOf(who), At: verdict.Moment{Wall: at}, Text: ending.Detail}
 	switch ending.Reason {
 	case disconnect.NetworkError, disconnect.PeerCrashed:
 		fact.Kind = verdict.SocketClosed
@@ -184,10 +167,41 @@ func lostFacts(ending disconnect.Attribution, at time.Time) []verdict.Fact {
 	return []verdict.Fact{fact}
 }
 
+// legOf is the layer of a party's own control link.
+func legOf(who disconnect.Initiator) disconnect.ConnectType {
+	if who == disconnect.Agent {
+		return disconnect.ServerToAgent
+	}
+	return disconnect.ClientToServer
+}
+
+// linkEnded is what the server testifies of the end of a control link of its own.
+func linkEnded(row *store.Connection) verdict.Testimony {
+	who := disconnect.Client
+	if row.ConnectType == disconnect.ServerToAgent {
+		who = disconnect.Agent
+	}
+	t := byServer("ended", row.Word, row.DisconnectedAt, disconnect.EvidenceDeclared, lostFacts(who, row.Word, row.DisconnectedAt)...)
+	t.Phase = verdict.PhaseOpen
+	switch row.Word.Reason {
+	case disconnect.PeerCrashed, disconnect.PeerUnresponsive:
+		t.Evidence = disconnect.EvidenceInferred
+	case disconnect.SlowPeer, disconnect.ProtocolError, disconnect.LimitExceeded, disconnect.DuplicateAgent:
+		t.Evidence = disconnect.EvidenceLocal // the server enforced it
+	}
+	switch row.Word.Initiator {
+	case disconnect.Network:
+		t.Evidence = disconnect.EvidenceInferred
+	case disconnect.Server:
+		t.Evidence = disconnect.EvidenceLocal
+	}
+	return t
+}
+
 // remarkLost adds what the server saw of the end of an agent's link to all that the agent
 // had open.
 func remarkLost(ctx context.Context, tx *store.ConnTx, workspaceID string, s *silence, now time.Time) error {
-	facts := lostFacts(s.ending, s.since)
+	facts := lostFacts(disconnect.Agent, s.ending, s.since)
 	if len(facts) == 0 {
 		return nil
 	}
@@ -196,7 +210,7 @@ func remarkLost(ctx context.Context, tx *store.ConnTx, workspaceID string, s *si
 		return err
 	}
 	for i := range rows {
-		_, err := testify(ctx, tx, &rows[i], verdict.Testimony{
+		err := testify(ctx, tx, &rows[i], verdict.Testimony{
 			ID:       fmt.Sprintf("link_lost %d", s.since.UnixMicro()),
 			Observer: disconnect.Server, Kind: verdict.Remark, FirstNoticed: verdict.Moment{Wall: s.since}, Facts: facts,
 		}, now)

@@ -30,7 +30,8 @@ func (r *rig) verdictOn(id string) (v verdict.Verdict, testimonies int) {
 	row := r.row(id)
 	raw, err := r.db.Testimonies(r.t.Context(), row.Key)
 	require.NoError(r.t, err)
-	v = connlog.Verdict(row, raw, time.Now())
+	v, _, err = connlog.Judge(r.t.Context(), r.db.ConnReader(), row, time.Now())
+	require.NoError(r.t, err)
 	require.Equal(r.t, row.Ending, v.Attribution, "the row and the verdict say the same")
 	return v, len(raw)
 }
@@ -136,7 +137,7 @@ func TestHostileTestimony(t *testing.T) {
 	foreign.Facts = []verdict.Fact{{Kind: verdict.OwnCause, Cause: attr(disconnect.ServerShutdown, disconnect.Agent, "")}}
 	body, err := json.Marshal(foreign)
 	require.NoError(t, err)
-	row := store.Connection{ConnectType: disconnect.AgentToClient, Status: store.StatusClosed, Ending: attr(disconnect.NetworkTimeout, disconnect.Network, "")}
+	row := store.Connection{ConnectType: disconnect.AgentToClient, Status: store.StatusClosed, Word: attr(disconnect.NetworkTimeout, disconnect.Network, "")}
 	row.Workspace.ID = "mine"
 	v := connlog.Verdict(row, []store.RawTestimony{{Body: body}}, time.Now())
 	require.Equal(t, disconnect.NetworkTimeout, v.Reason)

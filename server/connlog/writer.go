@@ -123,10 +123,7 @@ func (l *Log) commit(batch []*change, due bool) error {
 		l.makeAll(batch)
 		return nil
 	}
-	c := &change{apply: func(ctx context.Context, tx *store.ConnTx) ([]store.Connection, error) {
-		mine.again()
-		return mine.apply(ctx, tx)
-	}, done: make(chan error, 1)}
+	c := &change{apply: mine.apply, done: make(chan error, 1)}
 	l.makeAll(append([]*change{c}, batch...))
 	err := <-c.done
 	if l.ownWritten(mine, err) && err == nil {

@@ -106,7 +106,10 @@ type Connection struct {
 	User      LoggedUser
 	// Instance is the life of the process that keeps the connection's record: the
 	// server's for control links, the agent's for everything else.
-	Instance      string
+	Instance string
+	// Peer names who is at the other end, "" if that is not known: of an agent's control
+	// link the life of its process, of all others the client's address inside the tailnet.
+	Peer          string
 	IP            string
 	ClientVersion string
 	Path          ConnPath
@@ -122,10 +125,11 @@ type Connection struct {
 	Provisional bool
 	// What follows is set when the status is StatusClosed.
 	DisconnectedAt, EndObservedAt time.Time
-	Ending                        disconnect.Attribution
-	// Overruled: the ending is not what the agent said when it told of it. It is not stored.
-	Overruled bool
-	ExitCode  *int // nil: there was no process, or it had not ended
+	// Word is how the row was closed. Ending is that, or the verdict on all that was
+	// testified, where that says more.
+	Word, Ending disconnect.Attribution
+	Judgement    Judgement
+	ExitCode     *int // nil: there was no process, or it had not ended
 
 	// Interruptions are there only when they were asked for.
 	Interruptions []Interruption
@@ -213,8 +217,10 @@ func (t *ConnTx) ByID(ctx context.Context, id string) (Connection, error) {
 
 const connInsert = `INSERT INTO connections (key, id, connect_type, type, app, workspace, user_no, instance, ip,
 	client_version, path, connected_at, observed_at, bytes_sent, bytes_received,
-	live, revision, provisional, disconnected_at, ended_observed_at, reason, initiator, expected, detail, exit_code)
-	VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25)
+	live, revision, provisional, disconnected_at, ended_observed_at, reason, initiator, expected, detail, exit_code,
+	peer, word_reason, word_initiator, word_detail, locus, rule, evidence, confidence, observer, waits)
+	VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25,
+	$26, $27, $28, $29, $30, $31, $32, $33, $34, $35)
 	ON CONFLICT (key) DO NOTHING`
 
 // Insert adds a row and sets its key. An id that is there already is ErrConflict.
@@ -232,7 +238,8 @@ func (t *ConnTx) Insert(ctx context.Context, c *Connection) error {
 		e := endingColumns(c)
 		res, err := t.exec(ctx, connInsert, c.Key, c.ID, int(c.ConnectType), int(c.Type), c.App, workspace, user, c.Instance, c.IP,
 			c.ClientVersion, int(c.Path), micros(c.ConnectedAt), nullMicros(c.ObservedAt), c.BytesSent, c.BytesReceived,
-			e.live, c.Revision, c.Provisional, e.at, e.observed, e.reason, e.initiator, e.expected, e.detail, e.exitCode)
+			e.live, c.Revision, c.Provisional, e.at, e.observed, e.reason, e.initiator, e.expected, e.detail, e.exitCode,
+			c.Peer, e.wordReason, e.wordInitiator, e.wordDetail, e.locus, e.rule, e.evidence, e.confidence, e.observer, e.waits)
 		if err != nil {
 			if t.s.engine.isUnique(err) {
 				err = ErrConflict
@@ -253,9 +260,12 @@ func (t *ConnTx) Update(ctx context.Context, c *Connection) error {
 	e := endingColumns(c)
 	_, err := t.exec(ctx, `UPDATE connections SET live = $2, revision = $3, provisional = $4, disconnected_at = $5,
 		ended_observed_at = $6, reason = $7, initiator = $8, expected = $9, detail = $10, exit_code = $11,
-		instance = $12, path = $13, ip = $14, client_version = $15, bytes_sent = $16, bytes_received = $17, app = $18 WHERE key = $1`,
+		instance = $12, path = $13, ip = $14, client_version = $15, bytes_sent = $16, bytes_received = $17, app = $18,
+		peer = $19, word_reason = $20, word_initiator = $21, word_detail = $22, locus = $23, rule = $24, evidence = $25,
+		confidence = $26, observer = $27, waits = $28 WHERE key = $1`,
 		c.Key, e.live, c.Revision, c.Provisional, e.at, e.observed, e.reason, e.initiator, e.expected,
-		e.detail, e.exitCode, c.Instance, int(c.Path), c.IP, c.ClientVersion, c.BytesSent, c.BytesReceived, c.App)
+		e.detail, e.exitCode, c.Instance, int(c.Path), c.IP, c.ClientVersion, c.BytesSent, c.BytesReceived, c.App,
+		c.Peer, e.wordReason, e.wordInitiator, e.wordDetail, e.locus, e.rule, e.evidence, e.confidence, e.observer, e.waits)
 	if err != nil {
 		return fmt.Errorf("update connection: %w", err)
 	}
@@ -346,6 +356,7 @@ type ending struct {
 	live, at, observed, reason, initiator, exitCode sql.NullInt64
 	expected                                        sql.NullBool
 	detail                                          string
+	verdictColumns
 }
 
 func endingColumns(c *Connection) ending {
@@ -362,6 +373,7 @@ func endingColumns(c *Connection) ending {
 	if c.ExitCode != nil {
 		e.exitCode = sql.NullInt64{Int64: int64(*c.ExitCode), Valid: true}
 	}
+	e.verdictColumns = columnsOf(c)
 	return e
 }
 
@@ -372,7 +384,8 @@ const connColumns = `SELECT c.key, c.id, c.connect_type, c.type, c.app,
 	COALESCE(w.id, ''), COALESCE(w.name, ''), COALESCE(o.id, ''), COALESCE(o.name, ''),
 	COALESCE(u.id, ''), COALESCE(u.name, ''),
 	c.instance, c.ip, c.client_version, c.path, c.connected_at, c.observed_at, c.bytes_sent, c.bytes_received,
-	c.live, c.revision, c.provisional, c.disconnected_at, c.ended_observed_at, c.reason, c.initiator, c.detail, c.exit_code`
+	c.live, c.revision, c.provisional, c.disconnected_at, c.ended_observed_at, c.reason, c.initiator, c.detail, c.exit_code,
+	c.peer, c.word_reason, c.word_initiator, c.word_detail, c.locus, c.rule, c.evidence, c.confidence, c.observer, c.waits`
 
 const connJoins = `
 	LEFT JOIN logged_workspaces w ON w.no = c.workspace
@@ -388,11 +401,13 @@ func scanConnection(scan func(dest ...any) error) (Connection, error) {
 		live, exit              sql.NullInt64
 		reason, initiator       sql.Null[uint8]
 		detail                  string
+		v                       verdictColumns
 	)
 	err := scan(&c.Key, &c.ID, &c.ConnectType, &c.Type, &c.App,
 		&c.Workspace.ID, &c.Workspace.Name, &c.Workspace.Owner.ID, &c.Workspace.Owner.Name, &c.User.ID, &c.User.Name,
 		&c.Instance, &c.IP, &c.ClientVersion, &c.Path, &connected, &observed, &c.BytesSent, &c.BytesReceived,
-		&live, &c.Revision, &c.Provisional, &ended, &endObs, &reason, &initiator, &detail, &exit)
+		&live, &c.Revision, &c.Provisional, &ended, &endObs, &reason, &initiator, &detail, &exit,
+		&c.Peer, &v.wordReason, &v.wordInitiator, &v.wordDetail, &v.locus, &v.rule, &v.evidence, &v.confidence, &v.observer, &v.waits)
 	if err != nil {
 		return Connection{}, err
 	}
@@ -406,6 +421,7 @@ func scanConnection(scan func(dest ...any) error) (Connection, error) {
 	c.Ending = disconnect.Attribution{
 		ConnectType: c.ConnectType, Reason: disconnect.Reason(reason.V), Initiator: disconnect.Initiator(initiator.V), Detail: detail,
 	}
+	v.read(&c)
 	if exit.Valid {
 		code := int(exit.Int64)
 		c.ExitCode = &code

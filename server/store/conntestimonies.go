@@ -47,12 +47,8 @@ func scanTestimony(scan func(dest ...any) error) (raw RawTestimony, err error) {
 }
 
 // Testimonies returns those of a connection, in the order in which they came.
-func (t *ConnTx) Testimonies(ctx context.Context, key int64) ([]RawTestimony, error) {
-	stmt, err := t.stmt(ctx, selectTestimonies)
-	if err != nil {
-		return nil, err
-	}
-	rows, err := stmt.QueryContext(ctx, key)
+func (r ConnReader) Testimonies(ctx context.Context, key int64) ([]RawTestimony, error) {
+	rows, err := r.query(ctx, selectTestimonies, key)
 	if err != nil {
 		return nil, fmt.Errorf("list testimonies: %w", err)
 	}
@@ -61,9 +57,5 @@ func (t *ConnTx) Testimonies(ctx context.Context, key int64) ([]RawTestimony, er
 
 // Testimonies returns those of a connection, in the order in which they came.
 func (s *Store) Testimonies(ctx context.Context, key int64) ([]RawTestimony, error) {
-	rows, err := s.read.QueryContext(ctx, selectTestimonies, key)
-	if err != nil {
-		return nil, fmt.Errorf("list testimonies: %w", err)
-	}
-	return collect(rows, scanTestimony)
+	return s.ConnReader().Testimonies(ctx, key)
 }

@@ -581,7 +581,7 @@ func TestOpenRefusals(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, db.Close())
 		_, err = store.Open(t.Context(), dir)
-		requireSentence(t, err, dir, "written by a newer Fairlead (schema 9999, this one knows 9)")
+		requireSentence(t, err, dir, "written by a newer Fairlead (schema 9999, this one knows 10)")
 	})
 	t.Run("garbage", func(t *testing.T) {
 		dir := t.TempDir()

@@ -85,6 +85,9 @@ type Config struct {
 	// Judge returns how the link of a workspace's agent ended at that time, by what the
 	// server knows besides; nil: as the link says. It must not block.
 	Judge func(workspaceID string, at time.Time, e control.Ending) control.Ending
+	// Admitted is told of each node that has proved its key on a link of that identity; nil:
+	// nobody is. It must not block.
+	Admitted func(id control.Identity, node proto.NodeKey)
 	// GrantKey signs grants. It must be the same after a restart of the server; zero:
 	// a random key, and grants do not survive a restart.
 	GrantKey [32]byte

@@ -237,6 +237,9 @@ func (c *Coordinator) admit(s *session, key proto.NodeKey) bool {
 	c.changeOwnerLocked(m, s.id)
 	m = c.memberLocked(key) // the change of owner may have forgotten it
 	m.id, m.session, s.live = s.id, s, true
+	if c.cfg.Admitted != nil {
+		c.cfg.Admitted(s.id, key)
+	}
 	s.sendAdmittedLocked(c.now())
 	if s.isAgent() {
 		c.agentAdmittedLocked(s)
