@@ -1,35 +1,32 @@
 package tailnet
 
 import (
-	"context"
 	"os"
 	"sync"
 
 	"github.com/tailscale/wireguard-go/tun"
-	"gvisor.dev/gvisor/pkg/buffer"
-	"gvisor.dev/gvisor/pkg/tcpip/header"
-	"gvisor.dev/gvisor/pkg/tcpip/link/channel"
-	"gvisor.dev/gvisor/pkg/tcpip/stack"
 )
 
 const (
 	// mtu is the IPv6 minimum: every path carries it inside WireGuard inside UDP.
 	mtu = 1280
-	// outboundQueue is how many packets of the stack may wait for the engine. A full
-	// queue drops, and TCP slows down.
-	outboundQueue = 512
-	// tunBatch is how many packets one Read of the engine takes at most.
-	tunBatch = 64
+	// outboundQueue is how many packets of the stack, of up to 64 KiB, may wait for the
+	// engine before the stack does.
+	outboundQueue = 128
+	// tunBatch is how many packets one Read of the engine takes at most, which is the
+	// engine's own bound. The largest packet of the stack fits twice.
+	tunBatch = 128
 )
 
 // tunDevice is what WireGuard takes for the host's network device: packets that it
-// reads come from our stack, packets that it writes go to our stack.
+// reads come from our stack, packets that it writes go to our stack. Like such a
+// device with segmentation offload, it spares the stack the single segments: it cuts
+// the stack's large packets, and joins what came in one batch.
 type tunDevice struct {
-	link *channel.Endpoint
+	link *link
 	gate *gate
 
-	ctx    context.Context // ends with Close
-	cancel context.CancelFunc
+	cutting segments // of Read
 
 	events    chan tun.Event
 	closeOnce sync.Once
@@ -38,57 +35,61 @@ type tunDevice struct {
 var _ tun.Device = (*tunDevice)(nil)
 
 func newTunDevice(g *gate) *tunDevice {
-	link := channel.New(outboundQueue, mtu, "")
-	// Every packet comes out of an authenticated cipher: its checksum can say nothing new.
-	link.LinkEPCapabilities = stack.CapabilityRXChecksumOffload
-	ctx, cancel := context.WithCancel(context.Background())
-	return &tunDevice{link: link, gate: g, ctx: ctx, cancel: cancel, events: make(chan tun.Event)}
+	return &tunDevice{link: newLink(outboundQueue), gate: g, events: make(chan tun.Event)}
 }
 
-// Read waits for packets of the stack, and takes as many as are there.
+// Read waits for packets of the stack, and takes as many as are there. One goroutine
+// may call it at a time.
 func (d *tunDevice) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
-	pkt := d.link.ReadContext(d.ctx)
-	if pkt == nil {
-		return 0, os.ErrClosed
-	}
-	n := 0
-	for {
-		sizes[n] = copyPacket(bufs[n][offset:], pkt)
-		pkt.DecRef()
-		n++
+	for n := 0; ; n++ {
 		if n == len(bufs) {
 			return n, nil
 		}
-		if pkt = d.link.Read(); pkt == nil {
-			return n, nil
+		if d.cutting.done() {
+			pkt := d.link.ready()
+			if pkt == nil && n > 0 {
+				return n, nil
+			}
+			if pkt == nil {
+				pkt = d.link.next()
+			}
+			if pkt == nil {
+				return 0, os.ErrClosed
+			}
+			d.cutting.start(pkt)
 		}
+		sizes[n] = d.cutting.next(bufs[n][offset:])
 	}
-}
-
-func copyPacket(dst []byte, pkt *stack.PacketBuffer) int {
-	n := 0
-	for _, part := range pkt.AsSlices() {
-		n += copy(dst[n:], part)
-	}
-	return n
 }
 
 // Write hands packets from peers to the stack. Those that the gate does not admit
 // disappear here.
 func (d *tunDevice) Write(bufs [][]byte, offset int) (int, error) {
-	if d.ctx.Err() != nil {
+	select {
+	case <-d.link.closed:
 		return 0, os.ErrClosed
+	default:
 	}
-	for _, buf := range bufs {
-		data := buf[offset:]
-		if !d.gate.admits(data) {
-			continue
+	for rest := bufs; len(rest) > 0; {
+		n := 0
+		for n < len(rest) && d.gate.admits(rest[n][offset:]) {
+			n++
 		}
-		pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(data)})
-		d.link.InjectInbound(header.IPv6ProtocolNumber, pkt)
-		pkt.DecRef()
+		d.deliver(rest[:n], offset)
+		rest = rest[min(n+1, len(rest)):]
 	}
 	return len(bufs), nil
+}
+
+// deliver gives the stack packets that the gate has admitted.
+func (d *tunDevice) deliver(pkts [][]byte, offset int) {
+	for len(pkts) > 0 {
+		r := nextRun(pkts, offset)
+		pkt := r.packet(pkts, offset)
+		d.link.deliver(pkt)
+		pkt.DecRef()
+		pkts = pkts[r.count:]
+	}
 }
 
 func (d *tunDevice) File() *os.File           { return nil }
@@ -100,8 +101,7 @@ func (d *tunDevice) BatchSize() int           { return tunBatch }
 // Close ends Read and Write. The engine calls it too.
 func (d *tunDevice) Close() error {
 	d.closeOnce.Do(func() {
-		d.cancel()
-		d.link.Close()
+		d.link.close()
 		close(d.events)
 	})
 	return nil

@@ -33,7 +33,7 @@ func main() {
 	megabytes := flag.Int("megabytes", 256, "size of a bulk transfer")
 	agents := flag.Int("agents", 1000, "agents of the fleet")
 	settle := flag.Duration("settle", 30*time.Second, "how long the fleet's server is left alone before its memory is read")
-	profiles := flag.String("profiles", "", "directory for profiles of the fleet's server; empty: none are made")
+	profiles := flag.String("profiles", "", "directory for profiles of the fleet's server and of both ends of the raw streams; empty: none are made")
 	only := flag.String("only", "", "sections to measure, with commas: "+sectionNames()+"; empty: all")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

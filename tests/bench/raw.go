@@ -13,6 +13,8 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"runtime/pprof"
 	"time"
 
 	"google.golang.org/protobuf/encoding/protojson"
@@ -33,49 +35,51 @@ const sourcePort = 9000
 // reportRaw times one TCP stream inside the tailnet without SSH, direct and relayed,
 // beside the same stream on plain loopback.
 func (b *bench) reportRaw() error {
-	table := newTable(fmt.Sprintf("one raw TCP stream of %d MB", b.bytes>>20), "MB/s")
+	title := fmt.Sprintf("one raw TCP stream of %d MB", b.bytes>>20)
+	speeds, costs := newTable(title, "MB/s"), newTable(title, "CPU-s/GB")
 	site := startRelaySite()
 	defer site.close()
 	for range b.streams {
-		if err := b.rawRound(table, site); err != nil {
+		if err := b.rawRound(speeds, costs, site); err != nil {
 			return err
 		}
 	}
-	table.print()
+	speeds.print()
+	costs.print()
 	return nil
 }
 
-func (b *bench) rawRound(table *table, site *relaySite) error {
-	plain, err := plainStream(b.bytes)
-	if err != nil {
-		return err
-	}
-	table.add("plain TCP on loopback", []float64{plain})
+func (b *bench) rawRound(speeds, costs *table, site *relaySite) error {
 	for _, way := range []struct {
-		name    string
-		relayed bool
-	}{{"tailnet, direct", false}, {"tailnet, relayed", true}} {
-		speed, err := tailnetStream(b.ctx, b.bytes, site, way.relayed)
+		name string
+		run  func() (speed, cost float64, err error)
+	}{
+		{"plain TCP on loopback", func() (speed, cost float64, err error) { return plainStream(b.bytes) }},
+		{"tailnet, direct", func() (speed, cost float64, err error) { return tailnetStream(b.ctx, b.bytes, site, false, b.profiles) }},
+		{"tailnet, relayed", func() (speed, cost float64, err error) { return tailnetStream(b.ctx, b.bytes, site, true, b.profiles) }},
+	} {
+		speed, cost, err := way.run()
 		if err != nil {
 			return fmt.Errorf("%s: %w", way.name, err)
 		}
-		table.add(way.name, []float64{speed})
+		speeds.add(way.name, []float64{speed})
+		costs.add(way.name, []float64{cost})
 	}
 	return nil
 }
 
-func plainStream(size int64) (float64, error) {
+func plainStream(size int64) (speed, cost float64, err error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	defer l.Close()
 	go source(l)
 	conn, err := net.Dial("tcp", l.Addr().String())
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	return receive(conn, size)
+	return costing(size, func() (float64, error) { return receive(conn, size) })
 }
 
 // receive reads size bytes and returns MB/s.
@@ -140,6 +144,7 @@ type nodeOrder struct {
 	Relayed bool   `json:"relayed"`
 	URL     string `json:"url"`
 	Token   string `json:"token"`
+	Profile string `json:"profile,omitempty"` // file for a CPU profile
 }
 
 func newBenchNode(key tailnet.PrivateKey, order nodeOrder) (*benchNode, error) {
@@ -160,28 +165,43 @@ func newBenchNode(key tailnet.PrivateKey, order nodeOrder) (*benchNode, error) {
 	return &benchNode{node}, nil
 }
 
-func tailnetStream(ctx context.Context, size int64, site *relaySite, relayed bool) (speed float64, err error) {
+// tailnetStream streams between this process and a far node; profiles is a directory for
+// CPU profiles of both, or empty.
+func tailnetStream(ctx context.Context, size int64, site *relaySite, relayed bool, profiles string) (speed, cost float64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
+	profile := func(end string) string {
+		if profiles == "" {
+			return ""
+		}
+		return filepath.Join(profiles, fmt.Sprintf("raw-%s-relayed-%v.pprof", end, relayed))
+	}
 	near, far := tailnet.NewPrivateKey(), tailnet.NewPrivateKey()
 	order := func(key tailnet.PrivateKey) nodeOrder {
 		return nodeOrder{Relayed: relayed, URL: site.server.URL, Token: site.signer.Sign(relay.Claims{Node: key.Public(), Expires: time.Now().Add(time.Hour)})}
 	}
 	node, err := newBenchNode(near, order(near))
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	defer node.Close()
-	stop, err := startFar(ctx, node, far, order(far))
+	farOrder := order(far)
+	farOrder.Profile = profile("far")
+	stop, err := startFar(ctx, node, far, farOrder)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	defer stop()
 	conn, err := dialUntil(ctx, node, far.Public(), relayed)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	return receive(conn, size)
+	profiled, err := startProfile(profile("near"))
+	if err != nil {
+		return 0, 0, err
+	}
+	defer profiled()
+	return costing(size, func() (float64, error) { return receive(conn, size) })
 }
 
 // dialUntil dials until the far node answers on the wanted kind of path.
@@ -271,9 +291,32 @@ func runNode(args []string) error {
 	if err != nil {
 		return err
 	}
+	profiled, err := startProfile(order.Profile)
+	if err != nil {
+		return err
+	}
+	defer profiled()
 	go source(listener)
 	node.SetSelfCallback(func(n *proto.Node) { _ = writeNode(os.Stdout, n) })
 	return readNodes(os.Stdin, node.UpsertPeer)
+}
+
+// startProfile profiles this process into a file until stop is called; no name, no profile.
+func startProfile(name string) (stop func(), err error) {
+	if name == "" {
+		return func() {}, nil
+	}
+	file, err := os.Create(name)
+	if err != nil {
+		return nil, err
+	}
+	if err := pprof.StartCPUProfile(file); err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	return func() {
+		pprof.StopCPUProfile()
+		_ = file.Close()
+	}, nil
 }
 
 func writeNode(w io.Writer, n *proto.Node) error {
