@@ -157,12 +157,17 @@ func (c *Client) dialAfter(first *control.Link) func(context.Context) (*control.
 	links := make(chan *control.Link, 1)
 	links <- first
 	return func(ctx context.Context) (*control.Link, error) {
+		var link *control.Link
+		var err error
 		select {
-		case link := <-links:
-			return link, nil
+		case link = <-links:
 		default:
-			return c.dialServer(ctx)
+			link, err = c.dialServer(ctx)
 		}
+		if err == nil {
+			c.follow(link)
+		}
+		return link, err
 	}
 }
 
@@ -465,17 +470,20 @@ func sinceText(ago time.Duration) string {
 
 // Close leaves: it says g to the agents of all workspaces, then to the server, and
 // stops the node. It waits for each to have heard it, for a few hundred milliseconds
-// at most or until ctx ends.
+// at most or until ctx ends, and up to two seconds for what the server is told of sessions
+// that were lost.
 func (c *Client) Close(ctx context.Context, g disconnect.Goodbye) {
 	c.mu.Lock()
-	var leaving sync.WaitGroup
+	var leaving, telling sync.WaitGroup
 	for key, w := range c.workspaces {
 		delete(c.workspaces, key)
 		if w != nil {
 			leaving.Go(func() { w.Goodbye(ctx, g) })
+			telling.Go(w.tasks.Wait)
 		}
 	}
 	c.mu.Unlock()
+	defer telling.Wait()
 	// The agents first: the server makes them forget us.
 	leaving.Wait()
 	c.host.Close()

@@ -138,16 +138,14 @@ func readRecent(path string) (account Recent, err error) {
 
 // rememberEnd keeps what the client saw of a session's end. A session that never began
 // was told of on the spot.
-func (r *Records) rememberEnd(workspace string, end SessionEnd, silentSince time.Time) {
+func (r *Records) rememberEnd(workspace string, end SessionEnd, t verdict.Testimony) {
 	if end.Err != nil || end.Attribution.Reason == disconnect.Unknown {
 		return
 	}
 	now := time.Now()
-	t := sessionTestimony(end.Attribution, silentSince, now)
-	t.ConnectionID = end.ConnectionID
 	if exited := end.Attribution.Reason == disconnect.ProcessExited && end.ExitCode > 0; end.Exited && (exited || end.Attribution.Reason == disconnect.Graceful) {
 		code := int32(end.ExitCode)
-		t.Facts = append(t.Facts, verdict.Fact{Kind: verdict.ProcessExit, ExitCode: &code, At: verdict.Moment{Wall: now}})
+		t.Facts = append(slices.Clone(t.Facts), verdict.Fact{Kind: verdict.ProcessExit, ExitCode: &code, At: verdict.Moment{Wall: now}})
 	}
-	r.remember(Recent{ConnectionID: end.ConnectionID, Workspace: workspace, Ended: now, Testimony: *t})
+	r.remember(Recent{ConnectionID: end.ConnectionID, Workspace: workspace, Ended: now, Testimony: t})
 }

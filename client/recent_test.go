@@ -19,9 +19,10 @@ func TestRecent(t *testing.T) {
 	r := NewRecords(filepath.Join(t.TempDir(), "of"), nil, nil)
 	require.Empty(t, r.Recent(time.Now()), "there is no directory yet")
 	for i := range maxRecent + 5 {
-		r.rememberEnd(fmt.Sprintf("dev-%d", i), SessionEnd{ConnectionID: fmt.Sprintf("id-%d", i), ExitCode: exitLost, Attribution: disconnect.Attribution{
+		end := SessionEnd{ConnectionID: fmt.Sprintf("id-%d", i), ExitCode: exitLost, Attribution: disconnect.Attribution{
 			ConnectType: disconnect.AgentToClient, Reason: disconnect.NetworkTimeout, Initiator: disconnect.Network,
-		}}, time.Now().Add(-time.Minute))
+		}}
+		r.rememberEnd(fmt.Sprintf("dev-%d", i), end, *sessionTestimony(end))
 	}
 	all := r.Recent(time.Now())
 	require.Len(t, all, maxRecent)
@@ -53,12 +54,12 @@ func TestRecentIsOptional(t *testing.T) {
 	t.Parallel()
 	var none *Records
 	end := SessionEnd{Exited: true, Attribution: disconnect.Attribution{ConnectType: disconnect.AgentToClient, Reason: disconnect.Graceful, Initiator: disconnect.Agent}}
-	none.rememberEnd("dev", end, time.Time{})
+	none.rememberEnd("dev", end, *sessionTestimony(end))
 	require.Empty(t, none.Recent(time.Now()))
 	file := filepath.Join(t.TempDir(), "file")
 	require.NoError(t, os.WriteFile(file, nil, 0o600))
 	r := NewRecords(file, nil, nil)
-	r.rememberEnd("dev", end, time.Time{})
+	r.rememberEnd("dev", end, *sessionTestimony(end))
 	require.Empty(t, r.Recent(time.Now()))
 }
 
@@ -67,7 +68,8 @@ func TestRecentExit(t *testing.T) {
 	t.Parallel()
 	r := NewRecords(t.TempDir(), nil, nil)
 	for code, want := range map[int]disconnect.Reason{0: disconnect.Graceful, 3: disconnect.ProcessExited} {
-		r.rememberEnd("dev", SessionEnd{Exited: true, ExitCode: code, Attribution: exitStatus{known: true, code: code}.attribution()}, time.Time{})
+		end := SessionEnd{Exited: true, ExitCode: code, Attribution: exitStatus{known: true, code: code}.attribution()}
+		r.rememberEnd("dev", end, *sessionTestimony(end))
 		v := verdict.Judge([]verdict.Testimony{r.Recent(time.Now())[0].Testimony}, verdict.Context{})
 		require.Equal(t, want, v.Reason)
 		require.NotNil(t, v.ExitCode)

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"context"
 	"errors"
 
 	"fairlead.dev/fairlead/disconnect"
@@ -29,6 +30,9 @@ func (c *Client) serverState(state tailnet.ControllerState) {
 	if state.Cuts > 0 {
 		url := disconnect.Scrub(c.options.AccessURL.Redacted())
 		c.options.Notice("the connection to the server at " + url + " was cut again and again without a word, perhaps by a proxy with a short idle time-out; this tells: fairlead server check " + url)
+	}
+	if state.Up && c.options.Records != nil {
+		c.tasks.Go(func() { c.options.Records.Report(context.Background()) })
 	}
 	a := state.Ending
 	if state.Err != nil {

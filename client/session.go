@@ -14,7 +14,9 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"fairlead.dev/fairlead/agent/proto"
+	"fairlead.dev/fairlead/companion"
 	"fairlead.dev/fairlead/disconnect"
+	"fairlead.dev/fairlead/disconnect/verdict"
 	"fairlead.dev/fairlead/sshend"
 )
 
@@ -77,6 +79,10 @@ type SessionEnd struct {
 	ConnectionID string
 	// Err is set when the session never began: why, in one sentence.
 	Err error
+
+	noticed      verdict.Moment         // when the session was seen to end
+	parentKilled bool                   // the local program that was served is gone
+	broken       disconnect.Attribution // what the transport's own error means; zero if it gave none
 }
 
 // Goodbye is what a client that leaves after this session tells the agent and the
@@ -107,6 +113,9 @@ type session struct {
 	over     chan struct{}    // closed when nothing more is waited for
 	tasks    sync.WaitGroup   // all goroutines but those of Stdin, Stdout and Stderr
 
+	noticed verdict.Moment         // when await saw the end
+	broken  disconnect.Attribution // what the transport's error means that was there then
+
 	mu    sync.Mutex // guards exit and early
 	exit  exitStatus
 	early bool // the exit arrived before anybody spoke of another ending
@@ -127,12 +136,7 @@ func (w *Workspace) logEnd(ctx context.Context, end SessionEnd) {
 		slog.String("workspace", disconnect.Scrub(w.config.name)),
 		slog.String("connection_id", end.ConnectionID),
 		slog.Int("exit_code", end.ExitCode))
-	since, interrupted := w.watch.Interrupted()
-	if !interrupted {
-		since = time.Time{}
-	}
-	w.config.records.rememberEnd(w.config.name, end, since)
-	w.config.records.testify(ctx, end, since)
+	w.testify(ctx, end)
 }
 
 func (w *Workspace) runSession(ctx context.Context, options SessionOptions) SessionEnd {
@@ -158,24 +162,32 @@ func (w *Workspace) runSession(ctx context.Context, options SessionOptions) Sess
 		return notBegun(s.notStarted(there, err))
 	}
 	s.serve(requests)
-	s.tasks.Go(s.record)
+	s.tasks.Go(func() { w.record(conn.port, s.over) })
 	s.await(ctx)
-	return s.end(ctx)
+	end := s.end(ctx)
+	end.noticed, end.broken = s.noticed, s.broken
+	return end
 }
 
-// record notes that the session is open, as soon as the agent has named it.
-func (s *session) record() {
+// record notes that our connection from port is open, as soon as the agent has named it,
+// until over.
+func (w *Workspace) record(port uint16, over <-chan struct{}) {
+	if w.config.records == nil {
+		return
+	}
 	ctx, cancel := context.WithCancel(context.Background())
+	var waiting sync.WaitGroup
+	defer waiting.Wait()
 	defer cancel()
-	s.tasks.Go(func() {
+	waiting.Go(func() {
 		defer cancel()
 		select {
-		case <-s.over:
+		case <-over:
 		case <-ctx.Done():
 		}
 	})
-	if id, ok := s.workspace.watch.WaitConnection(ctx, s.conn.port); ok {
-		s.workspace.config.records.keep(id, s.workspace.config.name, s.over)
+	if id, ok := w.watch.WaitConnection(ctx, port); ok {
+		w.config.records.keep(id, openRecord+w.config.name, over)
 	}
 }
 
@@ -412,18 +424,26 @@ func (s *session) abandon(a disconnect.Attribution) {
 // await waits until the session is over, for whichever reason, and takes down the
 // connection. Causes are recorded before anything is closed.
 func (s *session) await(ctx context.Context) {
+	defer func() {
+		if s.noticed.IsZero() {
+			s.noticed = companion.Moment()
+		}
+	}()
 	select {
 	case <-s.finished:
+		s.broken = brokenBy(s.conn.raw)
 		return
 	case <-s.leaving:
 	case <-ctx.Done():
 		s.abandon(s.workspace.leaving(ctx))
 	case <-s.workspace.watch.Done():
+		s.noticed = companion.Moment()
 		s.drain(ctx, outputGrace)
 		s.conn.close()
 		s.drain(ctx, 0)
 		return
 	}
+	s.noticed = companion.Moment()
 	if a, ok := s.cause.Get(); ok {
 		tell, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveWait)
 		defer cancel()
@@ -431,6 +451,15 @@ func (s *session) await(ctx context.Context) {
 	}
 	s.conn.close()
 	s.drain(ctx, leaveWait)
+}
+
+// brokenBy is what the error means that a transport gave; zero when it gave none, or just
+// ended.
+func brokenBy(conn *sshend.Conn) disconnect.Attribution {
+	if err := conn.Err(); err != nil && !errors.Is(err, io.EOF) {
+		return judge(err)
+	}
+	return disconnect.Attribution{}
 }
 
 // drain waits for the output to be written: for at most d, or with 0 until the

@@ -9,7 +9,9 @@ import (
 	"sync"
 	"time"
 
+	"fairlead.dev/fairlead/companion"
 	"fairlead.dev/fairlead/disconnect"
+	"fairlead.dev/fairlead/disconnect/verdict"
 	"fairlead.dev/fairlead/sshend"
 )
 
@@ -53,6 +55,10 @@ type stdio struct {
 	port       uint16
 	parentGone func() bool
 
+	noticed verdict.Moment         // when the end was seen
+	lost    bool                   // the local client vanished
+	broke   disconnect.Attribution // what the transport's error means that was there then
+
 	input  chan struct{} // closed when the local client sends no more
 	output chan struct{} // closed when the agent sends no more, or nobody takes it
 	tasks  sync.WaitGroup
@@ -73,7 +79,10 @@ func (w *Workspace) stdio(ctx context.Context, in io.Reader, out io.Writer, pare
 	if ap, err := netip.ParseAddrPort(conn.LocalAddr().String()); err == nil {
 		s.port = ap.Port()
 	}
+	over := make(chan struct{})
 	defer s.tasks.Wait()
+	defer close(over)
+	s.tasks.Go(func() { w.record(s.port, over) })
 	defer s.outputWithin(leaveWait)
 	defer s.raw.Close()
 	go func() { // see Stdio about its life
@@ -88,6 +97,7 @@ func (w *Workspace) stdio(ctx context.Context, in io.Reader, out io.Writer, pare
 		s.localErr = err
 	}()
 	end := SessionEnd{Attribution: s.run(ctx)}
+	end.noticed, end.parentKilled, end.broken = s.noticed, s.lost, s.broke
 	end.ConnectionID = w.connectionID(ctx, s.port)
 	switch end.Attribution.Reason {
 	case disconnect.Graceful, disconnect.ProcessExited, disconnect.ClientClosed:
@@ -102,15 +112,19 @@ func (w *Workspace) stdio(ctx context.Context, in io.Reader, out io.Writer, pare
 func (s *stdio) run(ctx context.Context) disconnect.Attribution {
 	select {
 	case <-s.output:
+		s.noticed = companion.Moment()
 		if s.broken() != nil {
 			return s.localEnded(ctx)
 		}
 		return s.remoteEnded(ctx)
 	case <-s.input:
+		s.noticed = companion.Moment()
 		return s.localEnded(ctx)
 	case <-ctx.Done():
+		s.noticed = companion.Moment()
 		return s.stopped(ctx)
 	case <-s.workspace.watch.Done():
+		s.noticed = companion.Moment()
 		return s.agentEnded()
 	}
 }
@@ -131,15 +145,18 @@ func (s *stdio) localEnded(ctx context.Context) disconnect.Attribution {
 		return s.tell(ctx, s.localLost())
 	}
 	_ = s.raw.CloseWrite()
-	select {
+	select { // only the input had ended before
 	case <-s.output:
+		s.noticed = companion.Moment()
 		if s.raw.Err() == nil || errors.Is(s.raw.Err(), io.EOF) {
 			return s.account("the input ended")
 		}
 		return s.remoteEnded(ctx)
 	case <-ctx.Done():
+		s.noticed = companion.Moment()
 		return s.stopped(ctx)
 	case <-s.workspace.watch.Done():
+		s.noticed = companion.Moment()
 		return s.agentEnded()
 	}
 }
@@ -147,6 +164,7 @@ func (s *stdio) localEnded(ctx context.Context) disconnect.Attribution {
 // localLost is the ending when the local SSH client vanished. Stock ssh that leaves
 // in order says so in SSH first, so this was nobody's choice.
 func (s *stdio) localLost() disconnect.Attribution {
+	s.lost = true
 	return disconnect.Attribution{
 		ConnectType: disconnect.AgentToClient,
 		Reason:      disconnect.PeerCrashed,
@@ -196,6 +214,7 @@ func (s *stdio) account(how string) disconnect.Attribution {
 
 // remoteEnded says why the agent's side ended first.
 func (s *stdio) remoteEnded(ctx context.Context) disconnect.Attribution {
+	s.broke = brokenBy(s.raw)
 	return s.workspace.lost(ctx, s.port, func() disconnect.Attribution { return judge(s.raw.Err()) }, new(disconnect.Latch))
 }
 

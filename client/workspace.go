@@ -44,6 +44,7 @@ type workspaceConfig struct {
 type Workspace struct {
 	config workspaceConfig
 	watch  *companion.Watch
+	tasks  sync.WaitGroup // what is told of sessions that are over
 
 	mu    sync.Mutex // guards first
 	first net.Conn   // dialled ahead for whoever comes first
@@ -129,6 +130,7 @@ func (w *Workspace) interrupted(i companion.Interruption) {
 	i.Attribution.Log(context.Background(), w.config.logger, "connection interrupted",
 		slog.String("workspace", disconnect.Scrub(w.config.name)), slog.Any("connection_ids", i.Connections),
 		slog.Time("began", i.Began), slog.Duration("duration", i.Duration))
+	w.testifyInterruption(i)
 }
 
 // DialSSH opens a connection to the agent's SSH port for raw use. The caller owns it.
@@ -188,7 +190,8 @@ func (w *Workspace) whileThere(ctx context.Context) (there context.Context, stop
 
 // Goodbye leaves the workspace: it records g as the cause unless the end came
 // before, and tells the agent. It waits for the agent to have read that until ctx
-// ends, at most 200 ms, and then for the workspace's goroutines.
+// ends, at most 200 ms, and then for the workspace's goroutines. It does not wait for what
+// is told of its sessions: [Client.Close] does.
 func (w *Workspace) Goodbye(ctx context.Context, g disconnect.Goodbye) {
 	w.watch.Goodbye(ctx, g)
 	w.mu.Lock()

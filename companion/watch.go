@@ -79,6 +79,11 @@ type Watch struct {
 	mourned     disconnect.Attribution // how a connection ended while we were away
 	limit       time.Duration          // the outage limit
 	replaced    time.Time
+	replacedBy  string        // the other life of the agent
+	replacedAt  time.Duration // the same as replaced, by the boot clock
+	received    told          // the last word that came
+	sent        told          // ours
+	endedAt     time.Duration // by the boot clock
 	stream      *stream
 	presences   map[string]presence // by instance id
 	successor   string              // another instance that the server calls online
@@ -334,6 +339,9 @@ func (w *Watch) Goodbye(ctx context.Context, g disconnect.Goodbye) {
 	w.mu.Lock()
 	s := w.stream
 	first := w.endLocked(g.On(disconnect.AgentToClient))
+	if first && s != nil {
+		w.sent = told{w.ending, disconnect.Client, w.endedAt}
+	}
 	w.mu.Unlock()
 	if first && s != nil {
 		ctx, cancel := context.WithTimeout(ctx, goodbyeTimeout)
@@ -347,11 +355,16 @@ func (w *Watch) Goodbye(ctx context.Context, g disconnect.Goodbye) {
 // to be here back. The agent is told nothing. It reports whether nothing had ended the
 // watch before, and does not wait.
 func (w *Watch) End(a disconnect.Attribution) bool {
-	if !w.end(a.On(disconnect.AgentToClient)) {
-		return false
+	w.mu.Lock()
+	first := w.endLocked(a.On(disconnect.AgentToClient))
+	if first && a.Initiator == disconnect.Server {
+		w.received = told{w.ending, disconnect.Server, w.endedAt}
 	}
-	w.cancel()
-	return true
+	w.mu.Unlock()
+	if first {
+		w.cancel()
+	}
+	return first
 }
 
 // Close cuts the stream without a word and waits for the watch's goroutines. An
@@ -382,7 +395,7 @@ func (w *Watch) endLocked(a disconnect.Attribution) bool {
 	if w.ended {
 		return false
 	}
-	w.ended, w.ending = true, a
+	w.ended, w.ending, w.endedAt = true, a, w.config.Clock().Boot
 	close(w.done)
 	return true
 }
@@ -554,7 +567,7 @@ func (w *Watch) greet(s *stream, hello *proto.CompanionHello) bool {
 	}
 	if instance != w.instance {
 		if w.replaced.IsZero() {
-			w.replaced = time.Now()
+			w.replaced, w.replacedAt, w.replacedBy = time.Now(), w.config.Clock().Boot, instance
 		}
 		nudge(w.recheck)
 		return false
@@ -573,6 +586,9 @@ func (w *Watch) dismissed(g *wire.Goodbye) {
 	w.mu.Lock()
 	now := w.config.Clock()
 	w.vigil.look(now)
+	if !w.ended {
+		w.received = told{a, disconnect.Agent, now.Boot}
+	}
 	if own, known := w.vigil.lately(now); known && a.Reason == disconnect.NetworkTimeout {
 		a.Reason, a.Initiator = own.Reason, own.Initiator
 		a.Detail = disconnect.Scrub(own.Detail + "; the agent had given up: " + a.Detail)

@@ -101,6 +101,7 @@ type Link struct {
 
 	unwritable atomic.Bool  // gRPC could not write, which does not tell why
 	heard      atomic.Int64 // when bytes last came, in nanoseconds since born
+	excused    atomic.Int64 // until when our own standstill excuses silence, likewise
 	born       time.Time
 
 	clientConn *grpc.ClientConn // dialling side only
@@ -225,6 +226,9 @@ func (l *Link) ConnectionID() string {
 	defer l.mu.Unlock()
 	return l.connectionID
 }
+
+// LastHeard is when bytes of the other end last came, by the local clock.
+func (l *Link) LastHeard() time.Time { return l.lastHeard() }
 
 // RemoteAddr is the address of the socket's other end, which may be a proxy.
 func (l *Link) RemoteAddr() string { return l.conn.RemoteAddr().String() }

@@ -79,11 +79,11 @@ func (l *Link) tick() {
 	}
 	heard := l.born // before the hello nothing else counts
 	if l.greeted.happened() {
-		heard = l.lastHeard()
+		heard = l.born.Add(time.Duration(max(l.heard.Load(), l.excused.Load())))
 	}
 	v := l.pulse.tick(time.Now(), heard)
 	if v.paused {
-		l.hear()
+		l.excused.Store(int64(time.Since(l.born)))
 	}
 	if !v.dead {
 		l.timer.Reset(v.wait)

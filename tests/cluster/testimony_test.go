@@ -2,7 +2,12 @@ package cluster
 
 import (
 	"encoding/json"
+	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -78,11 +83,7 @@ func TestClientsObituary(t *testing.T) {
 	t.Parallel()
 	s := site.New(t, "--outage-limit", "3s")
 	sh := s.OpenShell("dev")
-	site.Eventually(t, "the record of the open session", func() bool {
-		found, err := filepath.Glob(s.Path("config/sessions/*/*/journal"))
-		require.NoError(t, err)
-		return len(found) == 1
-	})
+	awaitRecords(t, s)
 	sh.Kill()
 	s.Agent.Ending("ssh session closed", "agent_to_client", "network_timeout", "network", false)
 	var rows []sdk.Connection
@@ -95,7 +96,11 @@ func TestClientsObituary(t *testing.T) {
 	require.LessOrEqual(t, row.Revision, 1) // 0 if the client spoke before the agent
 	require.Equal(t, verdict.R3, v.Rule)
 	require.Equal(t, verdict.Obituary, v.Used[0].Fact.Kind)
-	left, err := filepath.Glob(s.Path("config/sessions/*/*/journal"))
+	links := connections(t, s.Home, "--connect-type", "client_to_server", "--reason", "peer_crashed", "--initiator", "client")
+	require.Len(t, links, 1, "its control link died with it")
+	_, v = verdictOf(t, s.Home, links[0].ID)
+	require.Equal(t, verdict.R3, v.Rule)
+	left, err := filepath.Glob(s.Path("config/sessions/*/*-*-*-*-*"))
 	require.NoError(t, err)
 	require.Empty(t, left, "it is told once")
 
@@ -114,4 +119,59 @@ func TestClientsObituary(t *testing.T) {
 		_, v := verdictOf(t, s.Home, rows[0].ID)
 		return len(v.Waiting) == 0 && v.Final
 	})
+}
+
+// awaitRecords waits for the records of an open session and of its client's control link.
+func awaitRecords(t *testing.T, s *site.Site) {
+	t.Helper()
+	site.Eventually(t, "the records of the open session and of the control link", func() bool {
+		found, err := filepath.Glob(s.Path("config/sessions/*/*/journal"))
+		require.NoError(t, err)
+		var text string
+		for _, name := range found {
+			b, _ := os.ReadFile(name)
+			text += string(b)
+		}
+		return strings.Contains(text, "open dev") && strings.Contains(text, "link")
+	})
+}
+
+// TestStdioObituary: a `fairlead ssh --stdio` that was killed is reported too, and one
+// whose ssh was killed says so by itself.
+func TestStdioObituary(t *testing.T) {
+	t.Parallel()
+	s := site.New(t, "--outage-limit", "3s")
+	proxy := s.Write("proxy", "echo $$ >"+s.Path("pid")+"; exec "+site.Binary+" ssh --stdio dev")
+	stock := func() *site.Process {
+		cmd := exec.Command("ssh", "-F", "none", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile="+s.Path("known_hosts"),
+			"-o", "ProxyCommand=sh "+proxy, "dev", "echo up; exec sleep 300")
+		p := s.StartCommand(cmd)
+		p.Stdout.AwaitText(t, "up")
+		awaitRecords(t, s)
+		return p
+	}
+	ssh := stock()
+	pid, err := strconv.Atoi(strings.TrimSpace(read(t, s.Path("pid"))))
+	require.NoError(t, err)
+	require.NoError(t, syscall.Kill(pid, syscall.SIGKILL))
+	ssh.Wait()
+	var rows []sdk.Connection
+	site.Eventually(t, "the client's word", func() bool {
+		rows = awaitClosed(t, s.Home, 1)
+		return *rows[0].Reason == "peer_crashed"
+	})
+	_, v := verdictOf(t, s.Home, rows[0].ID)
+	require.Equal(t, verdict.Obituary, v.Used[0].Fact.Kind)
+	require.Equal(t, "client", v.Initiator.String())
+
+	ssh = stock()
+	ssh.Kill()
+	site.Eventually(t, "both ends' words", func() bool {
+		rows = awaitClosed(t, s.Home, 2)
+		_, v = verdictOf(t, s.Home, rows[0].ID)
+		return v.Final
+	})
+	require.Equal(t, "peer_crashed", v.Reason.String())
+	require.Equal(t, "client", v.Initiator.String())
+	require.Equal(t, verdict.ParentKilled, v.Used[0].Fact.Kind)
 }
