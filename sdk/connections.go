@@ -57,6 +57,43 @@ type Connection struct {
 	// the evidence, and how sure that is. Only the answer about one connection has it, and
 	// only once somebody has testified.
 	Verdict any `json:"verdict,omitempty"`
+	// Explanation is the verdict in plain language. Only the answer about one connection has
+	// it, once the connection has ended or was interrupted.
+	Explanation *Explanation `json:"explanation,omitempty"`
+}
+
+// Explanation says in plain language why a connection ended, or was interrupted. All of its
+// texts are whole sentences or empty, unless it is said otherwise.
+type Explanation struct {
+	Kind     string `json:"kind"`     // ending, interruption, or attempt: it never came to be
+	Sentence string `json:"sentence"` // what happened, when and where
+	Expected bool   `json:"expected"`
+	Normal   string `json:"normal"` // the same in words
+	Who      string `json:"who"`    // who began it: a noun, as in: your laptop
+	// Confidence says how sure this is and on what it rests, Waiting who may still say more;
+	// it is empty once the verdict is final.
+	Confidence string `json:"confidence"`
+	Waiting    string `json:"waiting"`
+	NextStep   string `json:"next_step"` // what helps most; empty if nothing needs to be done
+	// Timeline is what each party saw, the earliest first; what has no time comes last. It is
+	// all of the evidence.
+	Timeline []TimelineEntry `json:"timeline"`
+}
+
+// TimelineEntry is one thing that was seen. Its times are by the server's clock.
+type TimelineEntry struct {
+	At    *time.Time `json:"at"`    // null if it is not known
+	Until *time.Time `json:"until"` // null if it was a moment, or is not over
+	// ErrorSeconds is how far At may be wrong, for the clocks of two hosts differ.
+	ErrorSeconds float64 `json:"error_seconds"`
+	// Party is client, agent, server or relay, whoever saw it; log for the connection log.
+	Party string `json:"party"`
+	Who   string `json:"who"`  // the same in words; the subject of Says
+	Says  string `json:"says"` // the predicate, as in: heard nothing of the agent of dev
+	// Role is what it is to the verdict: decided, supports, consequence, denied,
+	// not_believed, hearsay; empty for the connection log.
+	Role string `json:"role"`
+	Fact string `json:"fact"` // its word in the verdict; empty for the connection log
 }
 
 // TestimonyList is what was testified of one connection, as it came.

@@ -184,10 +184,7 @@ func (s *story) between() string {
 
 // clock tells a time, with the day if it is not today.
 func (s *story) clock(t time.Time) string {
-	zone := s.viewer.Zone
-	if zone == nil {
-		zone = time.UTC
-	}
+	zone := cmp.Or(s.viewer.Zone, time.UTC)
 	t, now := t.In(zone), s.now.In(zone)
 	if t.Year() == now.Year() && t.YearDay() == now.YearDay() {
 		return t.Format("15:04")
@@ -285,14 +282,10 @@ func (s *story) sure() string {
 	if s.v.Final || len(s.v.Waiting) == 0 {
 		return sentence(text)
 	}
-	var missing []string
-	for _, i := range s.v.Waiting {
-		missing = append(missing, s.process(i))
-	}
 	if text != "" {
 		text += ", and"
 	} else {
 		text = "It is what is known so far:"
 	}
-	return sentence(text + " " + strings.Join(missing, " and ") + " may still say more")
+	return sentence(text + " " + s.missing() + " may still say more")
 }
