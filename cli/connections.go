@@ -134,10 +134,14 @@ func newConnectionsShow(s streams) *cobra.Command {
 		Long:  "Show everything that is recorded about one connection. The beginning of an id is enough\nwhen no other begins so.",
 		Args:  cobra.ExactArgs(1),
 	}
+	testimonies := cmd.Flags().Bool("testimonies", false, "show what was testified of its end instead, one a line, as fairlead verdict replay reads it")
 	withAPI(cmd, s, func(cmd *cobra.Command, api *sdk.Client, args []string, asJSON bool) error {
 		c, err := api.Connection(cmd.Context(), args[0])
 		if err != nil {
 			return err
+		}
+		if *testimonies {
+			return printTestimonies(cmd.Context(), s, api, c.ID)
 		}
 		if asJSON {
 			return printJSON(s.out, c)
@@ -145,4 +149,18 @@ func newConnectionsShow(s streams) *cobra.Command {
 		return printConnection(s, c)
 	})
 	return cmd
+}
+
+// printTestimonies prints what was testified of a connection, one JSON object a line.
+func printTestimonies(ctx context.Context, s streams, api *sdk.Client, id string) error {
+	all, err := api.Testimonies(ctx, id)
+	if err != nil {
+		return err
+	}
+	for _, t := range all.Testimonies {
+		if _, err := fmt.Fprintln(s.out, string(t)); err != nil {
+			return err
+		}
+	}
+	return nil
 }

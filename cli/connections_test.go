@@ -97,18 +97,3 @@ func TestMoment(t *testing.T) {
 		require.ErrorContains(t, err, "--since", text)
 	}
 }
-
-// TestExplain: one sentence, and who says so.
-func TestExplain(t *testing.T) {
-	all := rows()
-	open := explainRow(all[0], noon)
-	require.Equal(t, "The session of ada in dev has not ended: it is open since "+noon.Local().Format("15:04:05")+".", open.Sentence)
-	ended := explainRow(all[1], noon.Add(2*time.Hour))
-	require.Contains(t, ended.Sentence, "after 1h, which is not normal: the other end was silent for longer than allowed")
-	require.Equal(t, "agent", ended.Evidence[1].Source)
-	all[1].Provisional = true
-	require.Equal(t, "server", explainRow(all[1], noon).Evidence[1].Source)
-	reason := "struck_by_lightning"
-	all[1].Reason = &reason
-	require.Contains(t, explainRow(all[1], noon).Sentence, "struck_by_lightning", "a reason of a newer server")
-}

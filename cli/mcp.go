@@ -51,7 +51,11 @@ func newMCP(s streams) *cobra.Command {
 			return err
 		}
 		defer api.Close()
-		m := &mcpServer{profile: *profileName, logger: log, api: api, open: map[string]*client.Workspace{}}
+		p, err := chooseProfile(*profileName)
+		if err != nil {
+			return err
+		}
+		m := &mcpServer{profile: *profileName, logger: log, api: api, records: recordsOf(p, api, log), login: p.User, open: map[string]*client.Workspace{}}
 		return m.serve(cmd.Context(), s.in, s.out)
 	})
 	return cmd
@@ -63,6 +67,8 @@ type mcpServer struct {
 	profile string
 	logger  *slog.Logger
 	api     *sdk.Client
+	records *client.Records // of sessions on this machine
+	login   string          // the user of the profile; may be empty
 	calls   sync.WaitGroup
 	life    context.Context // ends when no call may go on
 
@@ -125,7 +131,8 @@ func (m *mcpServer) addTools(s *mcp.Server) {
 	}, tool(m, m.connections))
 	mcp.AddTool(s, &mcp.Tool{
 		Name: "why", Annotations: reads,
-		Description: "Say in one sentence why a connection ended, with the evidence: the last one of the user, or to a workspace, or the one with an id.",
+		Description: "Say in one sentence why a session ended or was interrupted, how sure that is, what each party saw and what to do next: " +
+			"the last one of the user, or to a workspace, or the one with an id.",
 	}, tool(m, m.why))
 }
 
@@ -204,18 +211,6 @@ func (m *mcpServer) connections(ctx context.Context, in connectionsInput) (conne
 		page.Connections = []sdk.Connection{}
 	}
 	return connectionList{page.Connections, page.Next != ""}, err
-}
-
-type whyInput struct {
-	Target string `json:"target,omitempty" jsonschema:"a workspace, or the beginning of a connection's id; left out: the user's last connection"`
-}
-
-func (m *mcpServer) why(ctx context.Context, in whyInput) (explanation, error) {
-	c, err := whichEnding(ctx, m.api, in.Target)
-	if err != nil {
-		return explanation{}, err
-	}
-	return explainRow(c, time.Now()), nil
 }
 
 // reach returns the open way to a workspace, or makes one.

@@ -2,219 +2,173 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"regexp"
 	"strings"
+	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	"fairlead.dev/fairlead/disconnect"
+	"fairlead.dev/fairlead/disconnect/explain"
 	"fairlead.dev/fairlead/sdk"
 )
 
 func newWhy(s streams) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "why [WORKSPACE|ID]",
-		Short: "Say why a connection ended",
-		Long: "Say why the last connection ended: yours, the last one to a workspace, or the one with\n" +
-			"that id (its beginning is enough); and what is known of it. Without an id it is looked\n" +
-			"for among the 200 that began last.",
-		Example: "  fairlead why\n  fairlead why dev\n  fairlead why cd5caa6c",
+		Short: "Say why a session ended or was interrupted",
+		Long: "Say why a session ended: your last one, the last one to a workspace, or the one with that\n" +
+			"id (its beginning is enough). One sentence says what happened; then follow how sure that is,\n" +
+			"who may still say more, what was lost together with it, and what each party saw, by the\n" +
+			"server's clock. Of a session that is open it tells the last interruption.\n\n" +
+			"When the server cannot be reached it tells what this machine noted in the last 24 hours.\n\n" +
+			"The exit code is 0 if there was something to tell, whatever it was, and 1 if there is no\n" +
+			"such session. docs/why.md explains the answer.",
+		Example: "  fairlead why\n  fairlead why dev\n  fairlead why cd5caa6c --output json",
 		Args:    cobra.MaximumNArgs(1),
 	}
-	withAPI(cmd, s, func(cmd *cobra.Command, api *sdk.Client, args []string, asJSON bool) error {
-		c, err := whichEnding(cmd.Context(), api, strings.Join(args, ""))
+	profileName := profileFlag(cmd)
+	output := outputFlag(cmd)
+	cmd.RunE = run(func(cmd *cobra.Command, args []string) error {
+		asJSON, err := output()
 		if err != nil {
 			return err
 		}
-		told := explainRow(c, time.Now())
-		if asJSON {
+		asked, err := newInquiry(*profileName)
+		if err != nil {
+			return err
+		}
+		defer asked.api.Close()
+		told, err := asked.answer(cmd.Context(), strings.Join(args, ""))
+		switch {
+		case err != nil:
+			return loginError(err)
+		case asJSON:
 			return printJSON(s.out, told)
 		}
-		return told.print(s)
+		return told.print(s, time.Now())
 	})
 	return cmd
 }
 
-// recentEndings is among how many connections the one that ended last is looked for:
-// they come in the order in which they began.
-const recentEndings = 200
+// Sources of an answer.
+const (
+	fromServer  = "server"
+	fromMachine = "machine" // what this machine noted by itself
+)
 
-var idBeginning = regexp.MustCompile(`^[0-9a-f-]{4,36}$`)
-
-// whichEnding finds the connection that a person means: by the beginning of its id, or
-// the one that ended last, to a workspace or of theirs.
-func whichEnding(ctx context.Context, api *sdk.Client, name string) (sdk.Connection, error) {
-	q := sdk.ConnectionQuery{ConnectType: disconnect.AgentToClient.String(), Status: "closed", Limit: recentEndings}
-	switch {
-	case name == "":
-		me, err := api.WhoAmI(ctx)
-		if err != nil {
-			return sdk.Connection{}, err
-		}
-		q.User = me.Name
-	case validWorkspace(name):
-		q.Workspace = name
-	case idBeginning.MatchString(name):
-		return api.Connection(ctx, name)
-	default:
-		return sdk.Connection{}, withCode(exitUsage, fmt.Errorf("%q is neither a workspace nor the beginning of a connection's id", plain(name)))
-	}
-	page, err := api.Connections(ctx, q)
-	if err != nil {
-		return sdk.Connection{}, err
-	}
-	last := lastEnding(page.Connections)
-	switch {
-	case last.ID != "":
-		return last, nil
-	case name == "":
-		return last, errors.New("none of your connections has ended yet")
-	case idBeginning.MatchString(name):
-		return api.Connection(ctx, name)
-	}
-	return last, fmt.Errorf("no connection of yours to %s has ended yet", plain(name))
+// whyAnswer is why a session ended, for a person and for a program.
+type whyAnswer struct {
+	Source string `json:"source"`
+	Note   string `json:"note"` // why the source is not the server; else empty
+	sdk.Explanation
+	ConnectionID string `json:"connection_id"` // empty if this machine never knew it
+	Workspace    string `json:"workspace"`
+	// Connection is the row with its verdict; null if the server was not asked.
+	Connection *sdk.Connection `json:"connection"`
 }
 
-// together is how far apart the ends of a session and of its forwards may be told.
-const together = 2 * time.Second
-
-// lastEnding is the ending that a person asks about: the last one, but not that of a
-// forward that ended as it should, or together with its session.
-func lastEnding(rows []sdk.Connection) (last sdk.Connection) {
-	for _, c := range rows {
-		if c.DisconnectedAt == nil || (forwarded(c) && or(c.Expected, false)) {
-			continue
-		}
-		if last.DisconnectedAt == nil || endedAfter(c, last) {
-			last = c
-		}
+func (a *whyAnswer) print(s streams, now time.Time) error {
+	if a.Note != "" {
+		fmt.Fprintln(s.out, plain(a.Note))
 	}
-	return last
-}
-
-// endedAfter reports whether c is a later ending than other, or the one behind it.
-func endedAfter(c, other sdk.Connection) bool {
-	by := c.DisconnectedAt.Sub(*other.DisconnectedAt)
-	if forwarded(c) != forwarded(other) && by.Abs() <= together && or(c.Reason, "") == or(other.Reason, "") {
-		return forwarded(other)
+	fmt.Fprintln(s.out, strings.TrimSpace(plain(a.Sentence)+" "+plain(a.Normal)))
+	if a.NextStep != "" {
+		fmt.Fprintln(s.out, plain(a.NextStep))
 	}
-	return by > 0
-}
-
-// forwarded reports whether c is a channel beside a session.
-func forwarded(c sdk.Connection) bool {
-	switch c.Type {
-	case "port_forward", "jetbrains", "vscode":
-		return true
-	}
-	return false
-}
-
-// explanation is why a connection ended, for a person and for a program.
-type explanation struct {
-	Sentence   string         `json:"sentence"`
-	Evidence   []evidence     `json:"evidence"`
-	Connection sdk.Connection `json:"connection"`
-}
-
-// evidence is one thing that is known, and who says so.
-type evidence struct {
-	Source string     `json:"source"` // agent or server
-	At     *time.Time `json:"at"`
-	Says   string     `json:"says"`
-}
-
-// explainRow makes sentence and evidence of what the log has.
-func explainRow(c sdk.Connection, now time.Time) explanation {
-	told := explanation{Connection: c, Evidence: []evidence{{observer(c), &c.ConnectedAt, "it began" + how(c)}}}
-	if c.DisconnectedAt == nil {
-		told.Sentence = fmt.Sprintf("%s has not ended: it is %s since %s.", subject(c), c.Status, localTime(c.ConnectedAt, now))
-		return told
-	}
-	normal := "which is normal"
-	if !or(c.Expected, false) {
-		normal = "which is not normal"
-	}
-	told.Sentence = fmt.Sprintf("%s ended at %s after %s, %s: %s", subject(c), localTime(*c.DisconnectedAt, now),
-		age(c.DisconnectedAt.Sub(c.ConnectedAt)), normal, causeOf(c))
-	says := fmt.Sprintf("%s by %s", or(c.Reason, ""), or(c.Initiator, ""))
-	if detail := or(c.Detail, ""); detail != "" {
-		says += ": " + detail
-	}
-	source := observer(c)
-	if c.Provisional {
-		source, says = "server", says+" (for now: the agent has not been heard)"
-	}
-	told.Evidence = append(told.Evidence, evidence{source, c.DisconnectedAt, says})
-	return told
-}
-
-// observer is whose word the row of a connection is.
-func observer(c sdk.Connection) string {
-	if c.ObservedConnectedAt != nil {
-		return "agent"
-	}
-	return "server"
-}
-
-func subject(c sdk.Connection) string {
-	what := "connection"
-	switch c.Type {
-	case "ssh", "reconnecting_pty":
-		what = "session"
-	case "port_forward":
-		what = "forwarded port"
-	case "jetbrains":
-		what = "connection to a JetBrains IDE"
-	case "vscode":
-		what = "connection to a VS Code server"
-	case "control":
-		what = "link to the server"
-	}
-	text := "The " + what
-	if c.User != "" {
-		text += " of " + c.User
-	}
-	if c.Workspace != "" {
-		text += " in " + c.Workspace
-	}
-	return text
-}
-
-func how(c sdk.Connection) string {
-	text := ""
-	if c.Path != "" {
-		text += " on a " + c.Path + " path"
-	}
-	if c.IP != "" {
-		text += " from " + c.IP
-	}
-	if c.ClientVersion != "" {
-		text += " with " + c.ClientVersion
-	}
-	return text
-}
-
-// causeOf is a reason in words. A newer server may have reasons that this version does
-// not know.
-func causeOf(c sdk.Connection) string {
-	reason, err := disconnect.ParseReason(or(c.Reason, ""))
-	if err != nil {
-		return or(c.Reason, "") + "."
-	}
-	sentence := reason.Sentence()
-	return strings.ToLower(sentence[:1]) + sentence[1:]
-}
-
-func (e explanation) print(s streams) error {
-	fmt.Fprintln(s.out, plain(e.Sentence))
 	fmt.Fprintln(s.out)
-	for _, ev := range e.Evidence {
-		fmt.Fprintf(s.out, "  %s  %-6s  %s\n", ev.At.Local().Format("15:04:05"), ev.Source, plain(ev.Says))
+	w := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
+	for _, line := range [...]struct{ name, value string }{
+		{"who", a.Who}, {"how sure", a.Confidence}, {"not final", a.Waiting}, {"incident", a.incident()},
+	} {
+		if line.value != "" {
+			fmt.Fprintf(w, "  %s\t%s\n", line.name, plain(line.value))
+		}
 	}
-	_, err := fmt.Fprintf(s.out, "\n  All of it: %s connections show %s\n", programName(), shortID(e.Connection.ID))
-	return err
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	if err := a.printTimeline(s, now); err != nil {
+		return err
+	}
+	if a.Connection != nil {
+		fmt.Fprintf(s.out, "\n  The row of the log: %s connections show %s\n", programName(), shortID(a.ConnectionID))
+	}
+	return nil
+}
+
+// printTimeline prints what each party saw.
+func (a *whyAnswer) printTimeline(s streams, now time.Time) error {
+	if len(a.Timeline) == 0 {
+		return nil
+	}
+	clock := "By the server's clock:"
+	if a.Source == fromMachine {
+		clock = "By the clock of this machine:"
+	}
+	fmt.Fprintf(s.out, "\n%s\n", clock)
+	w := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
+	for _, e := range a.Timeline {
+		says := plain(e.Who) + " " + plain(e.Says)
+		if role := explain.RoleInWords(e.Role); role != "" {
+			says += " (" + role + ")"
+		}
+		fmt.Fprintf(w, "  %s\t%s\n", timeOf(e, now), says)
+	}
+	return w.Flush()
+}
+
+// timeOf is when an entry was, and how far that may be wrong if that is more than a second.
+func timeOf(e sdk.TimelineEntry, now time.Time) string {
+	if e.At == nil {
+		return "-"
+	}
+	text := localTime(*e.At, now)
+	if e.ErrorSeconds > 1 {
+		text += fmt.Sprintf(" ±%ds", int(e.ErrorSeconds+0.5))
+	}
+	return text
+}
+
+// incident says what was lost together with it.
+func (a *whyAnswer) incident() string {
+	if a.Connection == nil || a.Connection.Incident == nil {
+		return ""
+	}
+	i := a.Connection.Incident
+	mine := max(0, len(i.Connections)-1)
+	what := map[string]string{
+		"agent": "the agent", "client": "the client's machine", "relay": "the relay", "path": "the network between", "server": "the server",
+	}[i.Element.Kind]
+	if what == "" {
+		what = i.Element.Kind
+	}
+	if i.Element.Name != "" {
+		what += " " + i.Element.Name
+	}
+	text := fmt.Sprintf("%s lost by the same event, which %s had in common", count(mine, "other connection that you see was", "other connections that you see were"), what)
+	if i.Others > 0 {
+		text += fmt.Sprintf("; and %s of other people", count(i.Others, "connection", "connections"))
+	}
+	return text
+}
+
+func count(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
+}
+
+type whyInput struct {
+	Target string `json:"target,omitempty" jsonschema:"a workspace, or the beginning of a connection's id; left out: the user's last session"`
+}
+
+func (m *mcpServer) why(ctx context.Context, in whyInput) (whyAnswer, error) {
+	asked := inquiry{api: m.api, records: m.records, user: m.login}
+	told, err := asked.answer(ctx, in.Target)
+	if err != nil {
+		return whyAnswer{}, err
+	}
+	return *told, nil
 }

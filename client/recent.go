@@ -145,7 +145,8 @@ func (r *Records) rememberEnd(workspace string, end SessionEnd, t verdict.Testim
 	now := time.Now()
 	if exited := end.Attribution.Reason == disconnect.ProcessExited && end.ExitCode > 0; end.Exited && (exited || end.Attribution.Reason == disconnect.Graceful) {
 		code := int32(end.ExitCode)
-		t.Facts = append(slices.Clone(t.Facts), verdict.Fact{Kind: verdict.ProcessExit, ExitCode: &code, At: verdict.Moment{Wall: now}})
+		t.Account, t.Evidence = disconnect.Attribution{}, 0 // the fact says it
+		t.Facts = []verdict.Fact{{Kind: verdict.ProcessExit, ExitCode: &code, At: t.FirstNoticed}}
 	}
 	r.remember(Recent{ConnectionID: end.ConnectionID, Workspace: workspace, Ended: now, Testimony: t})
 }

@@ -60,6 +60,28 @@ type Connection struct {
 	// Explanation is the verdict in plain language. Only the answer about one connection has
 	// it, once the connection has ended or was interrupted.
 	Explanation *Explanation `json:"explanation,omitempty"`
+	// Incident is the event that others were lost by too, if there was one. Only the answer
+	// about one connection has it.
+	Incident *Incident `json:"incident,omitempty"`
+}
+
+// Incident is one event that several connections were lost by.
+type Incident struct {
+	// Element is what they had in common.
+	Element IncidentElement `json:"element"`
+	Began   time.Time       `json:"began"`
+	Noticed time.Time       `json:"noticed"`
+	// Connections are the ids of those that the caller may see, Others how many more there are.
+	Connections []string `json:"connections"`
+	Others      int      `json:"others"`
+	Reason      string   `json:"disconnect_reason"` // of most of them
+	Initiator   string   `json:"disconnect_initiator"`
+}
+
+// IncidentElement is what connections that were lost together have in common.
+type IncidentElement struct {
+	Kind string `json:"kind"` // agent, client, relay, path or server
+	Name string `json:"name"` // may be empty
 }
 
 // Explanation says in plain language why a connection ended, or was interrupted. All of its
@@ -75,6 +97,8 @@ type Explanation struct {
 	Confidence string `json:"confidence"`
 	Waiting    string `json:"waiting"`
 	NextStep   string `json:"next_step"` // what helps most; empty if nothing needs to be done
+	// Terminal: a terminal of the user's lives in the workspace, to be attached to.
+	Terminal bool `json:"terminal"`
 	// Timeline is what each party saw, the earliest first; what has no time comes last. It is
 	// all of the evidence.
 	Timeline []TimelineEntry `json:"timeline"`
@@ -134,8 +158,11 @@ type ConnectionQuery struct {
 	ID          string // the beginning of the id
 	Since       time.Time
 	Until       time.Time
-	Limit       int    // of the page; 0: the server's
-	Cursor      string // from ConnectionPage.Next
+	// Order is begun, or empty: the one that began last comes first; or ended: only those
+	// that have ended, the one that ended last first, in one page.
+	Order  string
+	Limit  int    // of the page; 0: the server's
+	Cursor string // from ConnectionPage.Next
 }
 
 // MaxConnectionPage is the most rows that the server gives at once.
@@ -149,7 +176,7 @@ func (q ConnectionQuery) Values() url.Values {
 	v := make(url.Values)
 	for name, value := range map[string]string{
 		"workspace": q.Workspace, "user": q.User, "type": q.Type, "app": q.App, "connect_type": q.ConnectType,
-		"reason": q.Reason, "initiator": q.Initiator, "expected": q.Expected, "status": q.Status, "id": q.ID, "cursor": q.Cursor,
+		"reason": q.Reason, "initiator": q.Initiator, "expected": q.Expected, "status": q.Status, "id": q.ID, "order": q.Order, "cursor": q.Cursor,
 	} {
 		if value != "" {
 			v.Set(name, value)

@@ -33,6 +33,9 @@ func (s *Server) getConnections(w http.ResponseWriter, r *http.Request, p auth.P
 		return err
 	}
 	f.For = visibleTo(p)
+	if f.LastEnded && (follows || f.Before != 0) {
+		return invalid("order=ended has one page: give a limit instead of a cursor, and do not follow it")
+	}
 	if follows {
 		if !query.Has("limit") {
 			f.Limit = 0
@@ -51,7 +54,9 @@ func (s *Server) getConnections(w http.ResponseWriter, r *http.Request, p auth.P
 	page := sdk.ConnectionPage{Connections: make([]sdk.Connection, 0, min(limit, len(rows)))}
 	for i, row := range rows {
 		if i == limit {
-			page.Next = strconv.FormatInt(rows[i-1].Key, 36)
+			if !f.LastEnded {
+				page.Next = strconv.FormatInt(rows[i-1].Key, 36)
+			}
 			break
 		}
 		page.Connections = append(page.Connections, s.connectionOut(row))
@@ -85,6 +90,9 @@ func (s *Server) getConnection(w http.ResponseWriter, r *http.Request, p auth.Pr
 	}
 	if testimonies > 0 {
 		out.Verdict = v
+	}
+	if out.Explanation, err = s.explained(r.Context(), rows[0], v, testimonies > 0, p); err != nil {
+		return err
 	}
 	writeJSON(w, http.StatusOK, out)
 	return nil
@@ -232,6 +240,13 @@ var filters = map[string]func(f *store.ConnFilter, value string) error{
 	"id":    setIDPrefix,
 	"since": func(f *store.ConnFilter, v string) error { return setTime(&f.Since, "since", v) },
 	"until": func(f *store.ConnFilter, v string) error { return setTime(&f.Until, "until", v) },
+	"order": func(f *store.ConnFilter, v string) error {
+		if v != "begun" && v != "ended" {
+			return invalid("order is begun or ended")
+		}
+		f.LastEnded = v == "ended"
+		return nil
+	},
 	"limit": func(f *store.ConnFilter, v string) (err error) {
 		f.Limit, err = strconv.Atoi(v)
 		if err != nil || f.Limit < 1 || f.Limit > sdk.MaxConnectionPage {

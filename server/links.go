@@ -67,6 +67,13 @@ func (p *presence) since(workspaceID string) (time.Time, bool) {
 	return here.since, ok
 }
 
+// instanceOf is the process of a workspace's agent that is there; empty: none is.
+func (p *presence) instanceOf(workspaceID string) string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.online[workspaceID].instance
+}
+
 // nudge has the agent of a workspace ask anew for its manifest, if it is there.
 func (s *Server) nudge(workspaceID string) {
 	link := s.presence.linkOf(workspaceID)

@@ -56,7 +56,7 @@ func Explain(v verdict.Verdict, viewer Viewer, now time.Time) Sentence {
 	return Sentence{
 		What:   sentence(what),
 		Normal: s.normal(),
-		Who:    s.who(v.Initiator),
+		Who:    s.began(),
 		Sure:   s.sure(),
 		Next:   sentence(s.next()),
 	}
@@ -144,6 +144,17 @@ func (s *story) process(i disconnect.Initiator) string {
 		return "Fairlead on " + s.device()
 	}
 	return s.party(i)
+}
+
+// began is who began it: a program of the session is nobody's tool.
+func (s *story) began() string {
+	switch {
+	case s.v.Reason == disconnect.ProcessExited, s.v.Reason == disconnect.Graceful && s.v.Rule == verdict.R1:
+		return "the program on " + s.workspace()
+	case s.v.Reason == disconnect.ProcessSignaled:
+		return "whoever sent the signal on " + s.workspace()
+	}
+	return s.who(s.v.Initiator)
 }
 
 func (s *story) who(i disconnect.Initiator) string {
@@ -269,7 +280,7 @@ func (s *story) sure() string {
 	switch s.v.Confidence {
 	case disconnect.ConfidenceHigh:
 		if s.v.Evidence == disconnect.EvidenceCorrelated {
-			text = "Several witnesses agree on this"
+			text = "This is nearly certain: " + s.agreed()
 		}
 	case disconnect.ConfidenceLow:
 		text = "This is only what it looked like from one side"

@@ -175,3 +175,73 @@ func TestWhatCannotComeBackIsNotOffered(t *testing.T) {
 	require.Equal(t, "Your laptop slept from 14:02 to 14:52; meanwhile the workspace was stopped.", s.What)
 	require.NotContains(t, s.Next, "attach")
 }
+
+// TestEveryFactHasWords: whatever a witness may say is told in plain words, by a sentence
+// that its name begins.
+func TestEveryFactHasWords(t *testing.T) {
+	code := int32(3)
+	for _, kind := range verdict.FactKinds() {
+		for _, source := range []d.Initiator{d.Client, d.Agent, d.Server, d.Relay} {
+			for _, outcome := range append(verdict.Outcomes(), "") {
+				for _, reason := range []d.Reason{d.NetworkTimeout, d.Graceful, d.AdminTerminated} {
+					v := verdict.Verdict{Kind: verdict.Ending, Attribution: d.Attribution{ConnectType: d.AgentToClient}}
+					v.Used = []verdict.Item{{Source: source, Role: verdict.Decided, At: now, Until: now.Add(time.Hour), Bound: time.Second, Fact: verdict.Fact{
+						Kind: kind, About: d.Agent, Leg: d.ServerToAgent, Outcome: outcome, ExitCode: &code,
+						Cause: d.Attribution{Reason: reason, Initiator: d.Server},
+					}}}
+					told := Tell(v, Frame{}, mine, now)
+					require.Len(t, told.Timeline, 1)
+					e := told.Timeline[0]
+					if outcome == "" && (kind == verdict.Obituary || kind == verdict.Supervisor) {
+						continue // it is not valid
+					}
+					require.NotContains(t, e.Says, "this version", "%s %s", kind, outcome)
+					line := e.Who + " " + e.Says
+					require.Regexp(t, `^[a-z].*[a-z0-9]$`, line)
+					require.NotRegexp(t, oddness, line)
+					require.NotRegexp(t, jargon, line)
+				}
+			}
+		}
+	}
+}
+
+// TestTimeline: all parties in one order of time, with what is not dated last.
+func TestTimeline(t *testing.T) {
+	c := readCase(t, "11-laptop-sleep-past-the-limit-agent_to_client")
+	v := verdict.Judge(c.Testimonies, c.Context)
+	v.Kept = append(v.Kept, verdict.Item{Source: d.Server, Role: verdict.Hearsay, Fact: verdict.Fact{Kind: verdict.StatusOK}})
+	opened := now.Add(-10 * time.Hour)
+	told := Tell(v, Frame{Opened: opened, Ended: now, Path: "relay"}, mine, now)
+	require.Equal(t, "your session on dev began on a relay path", told.Timeline[0].Who+" "+told.Timeline[0].Says)
+	last := told.Timeline[len(told.Timeline)-1]
+	require.Nil(t, last.At)
+	require.Equal(t, "at second hand", RoleInWords(last.Role))
+	var slept bool
+	for i, e := range told.Timeline[1:] {
+		slept = slept || e.Says == "slept until 14:52:00" && e.Who == "your laptop" && e.Role == "decided"
+		if e.At != nil {
+			require.False(t, e.At.Before(*told.Timeline[i].At), "%+v", told.Timeline)
+		}
+	}
+	require.True(t, slept, "%+v", told.Timeline)
+	require.Equal(t, "Your laptop slept from 14:02 to 14:52.", told.Sentence)
+	require.Equal(t, "Connect again: fairlead ssh dev.", told.NextStep)
+	require.NotEmpty(t, told.Confidence)
+
+	v.Final, v.Waiting = false, []d.Initiator{d.Client, d.Agent}
+	require.Equal(t, "Fairlead on your laptop and the agent of dev may still say more.", Tell(v, Frame{}, mine, now).Waiting)
+}
+
+// TestConfidenceInWords: each way to be sure has its own.
+func TestConfidenceInWords(t *testing.T) {
+	seen := map[string]bool{}
+	for _, evidence := range d.Evidences() {
+		for _, confidence := range []d.Confidence{d.ConfidenceLow, d.ConfidenceHigh, d.ConfidenceCertain} {
+			text := Tell(verdict.Verdict{Kind: verdict.Ending, Rule: verdict.R5, Evidence: evidence, Confidence: confidence}, Frame{}, mine, now).Confidence
+			require.Regexp(t, `^This is .*\.$`, text)
+			seen[text] = true
+		}
+	}
+	require.GreaterOrEqual(t, len(seen), 5)
+}

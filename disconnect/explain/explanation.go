@@ -24,7 +24,7 @@ func Tell(v verdict.Verdict, frame Frame, viewer Viewer, now time.Time) sdk.Expl
 	short := Explain(v, viewer, now)
 	return sdk.Explanation{
 		Kind: string(v.Kind), Sentence: short.What, Expected: v.Expected(), Normal: short.Normal, Who: disconnect.ScrubTo(short.Who, 1024),
-		Confidence: s.confidence(), Waiting: s.waiting(), NextStep: short.Next, Timeline: s.timeline(frame),
+		Confidence: s.confidence(), Waiting: s.waiting(), NextStep: short.Next, Terminal: viewer.Terminal, Timeline: s.timeline(frame),
 	}
 }
 
@@ -38,13 +38,30 @@ func (s *story) confidence() string {
 	case s.v.Evidence == disconnect.EvidenceLocal:
 		return "This is certain: it was seen on the host where it happened."
 	case s.v.Confidence == disconnect.ConfidenceHigh:
-		return "This is nearly certain: several witnesses agree on it."
+		return sentence("This is nearly certain: " + s.agreed())
 	case s.v.Evidence == disconnect.EvidenceCorrelated:
 		return "This is likely, but not proved: it was concluded from what several witnesses saw."
 	case s.v.Confidence == disconnect.ConfidenceCertain:
 		return "This is certain."
 	}
 	return "This is only what it looked like from one side."
+}
+
+// agreed is on what a verdict of high confidence rests.
+func (s *story) agreed() string {
+	var sources []disconnect.Initiator
+	for i := range s.v.Used {
+		if by := s.v.Used[i].Source; !slices.Contains(sources, by) {
+			sources = append(sources, by)
+		}
+	}
+	switch {
+	case s.v.Rule == verdict.R3 && s.v.Used != nil && s.v.Used[0].Fact.Kind == verdict.Obituary:
+		return "what the former process left behind shows it"
+	case len(sources) == 1:
+		return "one witness saw clear signs of it"
+	}
+	return "several witnesses agree on it"
 }
 
 // waiting says whose word may still change the verdict; empty if it is final.
@@ -76,6 +93,10 @@ func (s *story) timeline(frame Frame) []sdk.TimelineEntry {
 			says += " on a " + disconnect.Scrub(frame.Path) + " path"
 		}
 		all = append(all, sdk.TimelineEntry{At: &frame.Opened, Party: "log", Who: s.link(), Says: says})
+	}
+	if s.v.Kind == verdict.Interruption && !s.v.Began.IsZero() {
+		over := verdict.Item{At: s.v.Began, Until: s.v.Over}
+		all = append(all, sdk.TimelineEntry{At: &over.At, Until: &over.Until, Party: "log", Who: s.link(), Says: "was interrupted" + s.until(&over)})
 	}
 	for _, items := range [][]verdict.Item{s.v.Used, s.v.Kept} {
 		for i := range items {

@@ -40,11 +40,18 @@ type ConnFilter struct {
 	Ascending bool
 	After     int64
 	Limit     int
+
+	// LastEnded gives those that have ended, the one that ended last first. There is no
+	// next page, and the rows of the chosen user or workspace are all looked at.
+	LastEnded bool
 }
 
 // Connections returns the rows that f chooses, the newest first unless it says
 // otherwise.
 func (s *Store) Connections(ctx context.Context, f ConnFilter) ([]Connection, error) {
+	if f.LastEnded && f.Status != 0 && f.Status != StatusClosed {
+		return nil, nil // what lives has not ended
+	}
 	ranges, err := s.ranges(ctx, f)
 	if err != nil {
 		return nil, fmt.Errorf("query connections: %w", err)
@@ -58,7 +65,7 @@ func (s *Store) Connections(ctx context.Context, f ConnFilter) ([]Connection, er
 		if len(ranges) == 1 {
 			return rows, nil
 		}
-		if all = firstRows(f, append(all, rows...)); len(all) == f.Limit {
+		if all = firstRows(f, append(all, rows...)); len(all) == f.Limit && !f.LastEnded {
 			f = f.upTo(all[len(all)-1].Key) // the next ranges need not give more
 		}
 	}
@@ -78,7 +85,8 @@ func (f ConnFilter) upTo(key int64) ConnFilter {
 // Match reports whether a row is one that f chooses, wherever it lies in the log.
 func (f ConnFilter) Match(c Connection) bool {
 	switch {
-	case f.For != "" && f.For != c.User.ID && f.For != c.Workspace.Owner.ID,
+	case f.LastEnded && c.Status != StatusClosed,
+		f.For != "" && f.For != c.User.ID && f.For != c.Workspace.Owner.ID,
 		f.WorkspaceName != "" && f.WorkspaceName != c.Workspace.Name,
 		f.OwnerName != "" && f.OwnerName != c.Workspace.Owner.Name,
 		f.UserName != "" && f.UserName != c.User.Name,
@@ -143,6 +151,9 @@ func (s *Store) ranges(ctx context.Context, f ConnFilter) ([]connRange, error) {
 // firstRows makes one page of several.
 func firstRows(f ConnFilter, all []Connection) []Connection {
 	slices.SortFunc(all, func(a, b Connection) int {
+		if f.LastEnded {
+			return cmp.Or(b.DisconnectedAt.Compare(a.DisconnectedAt), cmp.Compare(b.Key, a.Key))
+		}
 		if f.Ascending {
 			return cmp.Compare(a.Key, b.Key)
 		}
@@ -175,9 +186,13 @@ func (s *Store) connQuery(f ConnFilter, r connRange) (query string, args []any) 
 	if len(q.terms) > 0 {
 		query += " WHERE " + strings.Join(q.terms, " AND ")
 	}
-	query += " ORDER BY c.key"
-	if !f.Ascending {
-		query += " DESC"
+	switch {
+	case f.LastEnded:
+		query += " ORDER BY c.disconnected_at DESC, c.key DESC"
+	case f.Ascending:
+		query += " ORDER BY c.key"
+	default:
+		query += " ORDER BY c.key DESC"
 	}
 	return query + " LIMIT " + strconv.Itoa(f.Limit), q.args
 }
@@ -250,9 +265,11 @@ func (q *connWhere) filter(f ConnFilter) {
 	if f.Expected != nil {
 		q.and(`c.expected = ?`, *f.Expected)
 	}
-	switch f.Status {
-	case 0:
-	case StatusClosed:
+	switch {
+	case f.LastEnded:
+		q.terms = append(q.terms, `c.live IS NULL`)
+	case f.Status == 0:
+	case f.Status == StatusClosed:
 		q.terms = append(q.terms, `c.live IS NULL`)
 	default:
 		q.and(`c.live = ?`, int(f.Status))

@@ -166,7 +166,27 @@ func TestFiltersAgree(t *testing.T) {
 			f.Ascending = true
 			require.Equal(t, want, pages(t, s, f), "%+v", f)
 			f.Ascending = false
+			requireLastEnded(t, s, f, all)
 		}
+	}
+}
+
+// requireLastEnded: in the order of endings the first rows are those that ended last.
+func requireLastEnded(t *testing.T, s *Store, f ConnFilter, all []Connection) {
+	t.Helper()
+	f.LastEnded, f.Limit = true, 7
+	var ended []Connection
+	for _, c := range all {
+		if f.Match(c) {
+			ended = append(ended, c)
+		}
+	}
+	slices.SortStableFunc(ended, func(a, b Connection) int { return b.DisconnectedAt.Compare(a.DisconnectedAt) })
+	rows, err := s.Connections(t.Context(), f)
+	require.NoError(t, err)
+	require.Len(t, rows, min(7, len(ended)))
+	for i, row := range rows {
+		require.Equal(t, ended[i].DisconnectedAt.UnixMicro(), row.DisconnectedAt.UnixMicro(), "%+v", f)
 	}
 }
 

@@ -75,10 +75,10 @@ func TestConnectionLog(t *testing.T) {
 	show := s.Must("connections", "show", mine.ID[:8])
 	require.Contains(t, show, "process_exited")
 	require.Contains(t, show, "admin/dev")
-	require.Contains(t, s.Must("why", mine.ID[:8]), "The session of admin in dev ended at")
-	require.Contains(t, s.Must("why", "dev"), "The session of eve in dev ended at")
-	require.Contains(t, s.Must("why"), "The session of admin in dev ended at")
-	require.Contains(t, eve.Must("why"), "which is normal")
+	require.Regexp(t, `^The program on dev ended at \d\d:\d\d with status 3\. This is normal\.`, s.Must("why", mine.ID[:8]))
+	require.Regexp(t, `^The program on dev finished at \d\d:\d\d without an error\. This is normal\.`, s.Must("why", "dev"))
+	require.Contains(t, s.Must("why"), "with status 3")
+	require.Contains(t, eve.Must("why"), "The program on admin/dev finished at")
 
 	text := s.Must("connections", "--output", "csv", "--limit", "1", "--type", "ssh")
 	records, err := csv.NewReader(strings.NewReader(text)).ReadAll()
@@ -113,7 +113,9 @@ func TestConnectionsMisuse(t *testing.T) {
 		require.Empty(t, r.Stdout)
 		require.Equal(t, 1, strings.Count(r.Stderr, "\n"))
 	}
-	require.Equal(t, 1, s.Run("why", "dev").Code, "nothing has ended")
+	nothing := s.Run("why", "dev")
+	require.Equal(t, 1, nothing.Code, "nothing has ended")
+	require.Contains(t, nothing.Stderr, "no session: none to dev")
 	require.Equal(t, 2, s.Run("why", "UPPER").Code)
 	require.Equal(t, "[]\n", s.Must("connections", "--type", "ssh", "--output", "json"))
 }

@@ -168,7 +168,7 @@ func TestMCP(t *testing.T) {
 	})
 	var told struct{ Sentence string }
 	require.Empty(t, a.call(ctx, "why", map[string]any{"target": first}, &told))
-	require.Contains(t, told.Sentence, "The session of admin in dev ended at")
+	require.Contains(t, told.Sentence, "The program on dev finished at")
 }
 
 // TestMCPMisuse: each is the error of a tool, in one sentence, and the next call works.
@@ -192,7 +192,7 @@ func TestMCPMisuse(t *testing.T) {
 		{"connections", map[string]any{"since": "soon"}, "neither a time"},
 		{"connections", map[string]any{"limit": 1000}, "give 1 to 200"},
 		{"connections", map[string]any{"workspace": "\x1b[2J"}, "is not a name"},
-		{"why", nil, "none of your connections has ended yet"},
+		{"why", nil, "no session: none of yours has ended or was interrupted yet"},
 		{"why", map[string]any{"target": "UPPER"}, "neither a workspace nor the beginning"},
 	} {
 		wrong := a.call(t.Context(), tc.tool, tc.arguments, new(any))
