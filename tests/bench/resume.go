@@ -108,35 +108,13 @@ type typist struct {
 func (p *typist) echoed() int { return strings.Count(p.Out.String(), "Q") }
 
 func newResume(t *run) (*resume, error) {
-	lab, err := netlab.Build(t.ctx, "resume")
+	n, err := startNetSite(t, resumeCommand)
 	if err != nil {
 		return nil, err
 	}
-	t.Cleanup(func() {
-		if err := lab.Close(); err != nil {
-			t.Errorf("%w", err)
-		}
-	})
-	home := func(h *netlab.Host) *site.Home {
-		home := site.NewHome(t)
-		home.In = h.Command
-		return home
-	}
-	admin, agent, user := home(lab.Server), home(lab.Agent), home(lab.Client)
-	url := "http://" + lab.Server.Addr.String() + ":7080"
-	server := admin.Start("server", "--listen", "0.0.0.0:7080", "--access-url", url, "--state-dir", admin.Path("state"),
-		"--log-format", "json", "--insecure-http")
-	server.Stderr.AwaitText(t, `"server listening"`)
-	admin.Must("login", "http://127.0.0.1:7080", "--code", site.OneTimeCode(server))
-	admin.Must("workspace", "create", "dev", "--token-file", agent.Path("token"))
-	admin.Must("user", "create", "ada", "--token-file", user.Path("token"))
-	admin.Must("workspace", "share", "dev", "ada")
-	a := agent.Start("agent", url, "--token-file", agent.Path("token"), "--state-dir", agent.Path("state"), "--insecure-http")
-	a.Stderr.AwaitText(t, "connected to server")
-	user.Must("login", url, "--token-file", user.Path("token"), "--insecure-http")
-	r := &resume{t: t, lab: lab}
-	r.open(user, "direct")
-	r.open(user, "relayed", "--force-relay")
+	r := &resume{t: t, lab: n.lab}
+	r.open(n.user, "direct")
+	r.open(n.user, "relayed", "--force-relay")
 	return r, nil
 }
 
