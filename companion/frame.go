@@ -18,7 +18,9 @@ import (
 const (
 	// protocolVersion is the highest version of the exchange that this code speaks;
 	// both ends use the lower of the two.
-	protocolVersion = 1
+	protocolVersion = 2
+	// announcingProtocol is the first version in which a heartbeat announces the next.
+	announcingProtocol = 2
 	// maxFrame is the largest encoded frame in bytes.
 	maxFrame = 64 << 10
 	// maxID bounds ids that another process sent, in bytes.
@@ -35,6 +37,15 @@ const (
 const (
 	DefaultHeartbeat   = 2 * time.Second
 	DefaultOutageLimit = 30 * time.Minute
+)
+
+const (
+	// restingHeartbeat is the interval of heartbeats while a client has nothing open.
+	restingHeartbeat = 15 * time.Second
+	// restAfter is how long a client must have had nothing open before that.
+	restAfter = 10 * time.Second
+	// longestBeat bounds the interval that an agent may announce.
+	longestBeat = time.Minute
 )
 
 // errBadFrame is wrapped by errors about bytes that are no valid frame.
@@ -86,10 +97,18 @@ func helloFrame(instance, version string, limit time.Duration) *proto.CompanionF
 	}}}
 }
 
-func heartbeatFrame(sequence, echo uint64, terminals []string) *proto.CompanionFrame {
+func heartbeatFrame(sequence, echo uint64, terminals []string, next time.Duration) *proto.CompanionFrame {
 	return &proto.CompanionFrame{Frame: &proto.CompanionFrame_Heartbeat{Heartbeat: &proto.CompanionHeartbeat{
-		Sequence: sequence, Echo: echo, Terminals: terminals[:min(len(terminals), maxTerminals)],
+		Sequence: sequence, Echo: echo, Terminals: terminals[:min(len(terminals), maxTerminals)], NextMs: uint32(next.Milliseconds()),
 	}}}
+}
+
+// announced is the interval that a heartbeat announces; otherwise if it does not.
+func announced(beat *proto.CompanionHeartbeat, otherwise time.Duration) time.Duration {
+	if ms := beat.GetNextMs(); ms > 0 {
+		return min(max(time.Duration(ms)*time.Millisecond, otherwise), longestBeat)
+	}
+	return otherwise
 }
 
 func goodbyeFrame(g disconnect.Goodbye) *proto.CompanionFrame {

@@ -22,7 +22,7 @@ func TestFrameRoundTrip(t *testing.T) {
 	a := disconnect.Attribution{ConnectType: disconnect.AgentToClient, Reason: disconnect.ProcessExited, Initiator: disconnect.Agent}
 	frames := []*proto.CompanionFrame{
 		helloFrame("instance", "v1", 0),
-		heartbeatFrame(1<<40, 7, []string{"main"}),
+		heartbeatFrame(1<<40, 7, []string{"main"}, beat),
 		goodbyeFrame(a.Goodbye()),
 		flowFrame(65535, "id"),
 		endedFrame("id", a, 0),
@@ -76,7 +76,7 @@ func TestCheckHello(t *testing.T) {
 	_, err := checkHello(helloFrame("instance", "", 0))
 	require.NoError(t, err)
 	for name, frame := range map[string]*proto.CompanionFrame{
-		"another frame": heartbeatFrame(1, 1, nil),
+		"another frame": heartbeatFrame(1, 1, nil, beat),
 		"empty":         {},
 		"no instance":   helloFrame("", "v1", 0),
 		"long instance": helloFrame(strings.Repeat("x", maxID+1), "v1", 0),

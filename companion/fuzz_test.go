@@ -18,7 +18,7 @@ import (
 func FuzzFrames(f *testing.F) {
 	a := disconnect.Attribution{ConnectType: disconnect.AgentToClient, Reason: disconnect.ProcessExited, Initiator: disconnect.Agent}
 	for _, frame := range []*proto.CompanionFrame{
-		helloFrame("instance", "v1", 0), heartbeatFrame(1<<40, 7, []string{"main"}), goodbyeFrame(a.Goodbye()), flowFrame(65535, "id"), endedFrame("id", a, 0),
+		helloFrame("instance", "v1", 0), heartbeatFrame(1<<40, 7, []string{"main"}, beat), goodbyeFrame(a.Goodbye()), flowFrame(65535, "id"), endedFrame("id", a, 0),
 	} {
 		b, err := appendFrame(nil, frame)
 		require.NoError(f, err)

@@ -171,7 +171,7 @@ func (h *Host) admit(conn net.Conn) {
 		return
 	}
 	from := clean(addr.Addr())
-	s := newStream(conn)
+	s := newStream(conn, h.config.Heartbeat)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	open := 0
@@ -200,7 +200,7 @@ func (h *Host) serve(s *stream, from netip.Addr) {
 	if h.config.Terminals != nil {
 		terminals = func() []string { return h.config.Terminals(from) }
 	}
-	h.tasks.Go(func() { s.write(h.config.Heartbeat, terminals) })
+	h.tasks.Go(func() { s.write(terminals) })
 	defer func() {
 		s.cut()
 		close(s.done)
@@ -209,12 +209,12 @@ func (h *Host) serve(s *stream, from netip.Addr) {
 		h.mu.Unlock()
 	}()
 
-	instance, err := h.readHello(s)
+	theirs, err := h.readHello(s)
 	if err != nil {
 		h.refuse(s, from, err)
 		return
 	}
-	p, ending := h.attach(from, instance, s)
+	p, ending := h.attach(from, theirs, s)
 	if p == nil {
 		h.answerEnded(s, ending)
 		return
@@ -234,18 +234,18 @@ func (h *Host) serve(s *stream, from netip.Addr) {
 	}
 }
 
-func (h *Host) readHello(s *stream) (string, error) {
+func (h *Host) readHello(s *stream) (*proto.CompanionHello, error) {
 	_ = s.conn.SetReadDeadline(time.Now().Add(helloTimeout))
 	frame, err := s.read()
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	hello, err := checkHello(frame)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	_ = s.conn.SetReadDeadline(time.Time{})
-	return hello.GetInstanceId(), nil
+	return hello, nil
 }
 
 // refuse ends a stream that never said a valid hello. Leaving before the hello is

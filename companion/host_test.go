@@ -32,7 +32,7 @@ func dialScript(t *testing.T, n *network) *script {
 	conn, err := n.dial(t.Context())
 	require.NoError(t, err)
 	s := &script{t: t, conn: conn, in: bufio.NewReader(conn)}
-	require.Equal(t, uint32(1), s.next().GetHello().GetProtocol(), "the agent speaks first")
+	require.Equal(t, uint32(protocolVersion), s.next().GetHello().GetProtocol(), "the agent speaks first")
 	return s
 }
 
@@ -228,7 +228,7 @@ func TestAnotherProcessTakesTheAddress(t *testing.T) {
 
 func TestGarbageToTheHost(t *testing.T) {
 	for name, first := range map[string]*proto.CompanionFrame{
-		"before the hello": heartbeatFrame(1, 1, nil),
+		"before the hello": heartbeatFrame(1, 1, nil, beat),
 		"after the hello":  helloFrame("client-1", "", 0),
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -34,6 +34,8 @@ type peer struct {
 	stream   *stream       // nil while there is none
 	vigil    *vigil
 	flows    map[uint16]*use // by the client's port, those with anything open
+	busy     time.Duration   // when it last had anything open, or came, by the boot clock
+	rests    bool            // it knows heartbeats that announce the next
 	recent   []remembered
 
 	ended   bool
@@ -67,7 +69,20 @@ func (p *peer) useOf(port uint16) *use {
 		u = &use{}
 		p.flows[port] = u
 	}
+	if p.stream != nil {
+		p.stream.every(p.vigil.tick) // it has something to lose from now on
+	}
 	return u
+}
+
+// paceLocked slows heartbeats down when the client has had nothing open for a while.
+func (h *Host) paceLocked(p *peer, now Reading) {
+	switch {
+	case len(p.flows) > 0:
+		p.busy = now.Boot
+	case p.rests && p.stream != nil && now.Boot-p.busy >= restAfter:
+		p.stream.every(restingHeartbeat)
+	}
 }
 
 // open returns the ids of all that is open.
@@ -130,7 +145,8 @@ func (h *Host) peerLocked(addr netip.Addr) *peer {
 
 // attach makes s the stream of the client at addr. It returns a nil peer and the
 // ending when that very instance had ended before.
-func (h *Host) attach(addr netip.Addr, instance string, s *stream) (*peer, disconnect.Attribution) {
+func (h *Host) attach(addr netip.Addr, hello *proto.CompanionHello, s *stream) (*peer, disconnect.Attribution) {
+	instance := hello.GetInstanceId()
 	h.mu.Lock()
 	known := h.peers[addr]
 	h.mu.Unlock()
@@ -161,6 +177,7 @@ func (h *Host) attach(addr netip.Addr, instance string, s *stream) (*peer, disco
 		p.stream.cut()
 	}
 	p.instance, p.stream = instance, s
+	p.busy, p.rests = h.config.Clock().Boot, hello.GetProtocol() >= announcingProtocol
 	h.hearLocked(p)
 	for _, r := range p.recent {
 		s.send(r.flow)
@@ -189,6 +206,9 @@ func (h *Host) heard(p *peer, frame *proto.CompanionFrame) {
 	}
 	h.mu.Lock()
 	h.hearLocked(p)
+	if beat := frame.GetHeartbeat(); beat != nil {
+		p.vigil.beat = announced(beat, h.config.Heartbeat)
+	}
 	if e := frame.GetExplanation(); e != nil {
 		p.vigil.explained(wire.ToAttribution(e.GetAttribution()))
 	}
@@ -299,28 +319,18 @@ func (h *Host) clock(p *peer) {
 		now := h.config.Clock()
 		p.vigil.look(now)
 		ready, noticed, silence, open := h.ripeLocked(p), p.vigil.notice(now), p.vigil.silence(now), len(p.flows) > 0
-		limit, kick := h.limit, missed(silence, h.config.Heartbeat) || p.vigil.unsettled()
+		limit, kick, next := h.limit, p.vigil.missed(now) || p.vigil.unsettled(), p.vigil.pace(now)
+		h.paceLocked(p, now)
 		h.mu.Unlock()
 		h.interrupted(p, ready)
 		if noticed && open {
 			h.config.Logger.Info("a client is not heard", "peer", p.addr.String(), "silent_for", silence.Round(time.Second))
 		}
-		timer.Reset(min(pace(silence, h.config.Heartbeat), max(0, limit-silence)))
+		timer.Reset(min(next, max(0, limit-silence)))
 		if kick {
 			h.config.Kick(p.addr)
 		}
 	}
-}
-
-// missed reports whether a heartbeat should have come.
-func missed(silence, beat time.Duration) bool { return silence >= 3*beat/2 }
-
-// pace is when to look again.
-func pace(silence, beat time.Duration) time.Duration {
-	if missed(silence, beat) {
-		return min(beat, time.Second)
-	}
-	return min(beat, 3*beat/2-silence)
 }
 
 // expire ends p if it was silent for the outage limit, and reports whether it is over.

@@ -25,18 +25,28 @@ type stream struct {
 	done chan struct{}
 	wake chan struct{}
 	seen atomic.Uint64 // highest heartbeat sequence received
+	beat atomic.Int64  // the interval of heartbeats, in nanoseconds
 
 	mu    sync.Mutex // guards queue and last
 	queue []*proto.CompanionFrame
 	last  bool // a goodbye is queued or sent; nothing follows it
 }
 
-func newStream(conn net.Conn) *stream {
-	return &stream{
+func newStream(conn net.Conn, beat time.Duration) *stream {
+	s := &stream{
 		conn: conn,
 		in:   bufio.NewReaderSize(conn, 512),
 		done: make(chan struct{}),
 		wake: make(chan struct{}, 1),
+	}
+	s.beat.Store(int64(beat))
+	return s
+}
+
+// every changes the interval of heartbeats. A change is announced at once.
+func (s *stream) every(beat time.Duration) {
+	if s.beat.Swap(int64(beat)) != int64(beat) {
+		nudge(s.wake)
 	}
 }
 
@@ -66,10 +76,7 @@ func (s *stream) send(frame *proto.CompanionFrame) {
 		s.cut()
 		return
 	}
-	select {
-	case s.wake <- struct{}{}:
-	default:
-	}
+	nudge(s.wake)
 }
 
 // take empties the queue.
@@ -83,11 +90,26 @@ func (s *stream) take() (frames []*proto.CompanionFrame, last bool) {
 // write sends what is queued, and a heartbeat every interval, until a goodbye was
 // sent, a write failed or the read loop ended. terminals says what heartbeats tell of
 // them; nil: nothing.
-func (s *stream) write(heartbeat time.Duration, terminals func() []string) {
-	ticker := time.NewTicker(heartbeat)
+func (s *stream) write(terminals func() []string) {
+	beat := time.Duration(s.beat.Load())
+	ticker := time.NewTicker(beat)
 	defer ticker.Stop()
+	var sequence uint64
+	live := func() {
+		sequence++
+		var kept []string
+		if terminals != nil {
+			kept = terminals()
+		}
+		s.send(heartbeatFrame(sequence, s.seen.Load(), kept, beat))
+	}
 	var buf []byte
-	for sequence := uint64(0); ; {
+	for {
+		if now := time.Duration(s.beat.Load()); now != beat {
+			beat = now
+			ticker.Reset(beat)
+			live()
+		}
 		frames, last := s.take()
 		buf = buf[:0]
 		for _, frame := range frames {
@@ -112,12 +134,7 @@ func (s *stream) write(heartbeat time.Duration, terminals func() []string) {
 			return
 		case <-s.wake:
 		case <-ticker.C:
-			sequence++
-			var kept []string
-			if terminals != nil {
-				kept = terminals()
-			}
-			s.send(heartbeatFrame(sequence, s.seen.Load(), kept))
+			live()
 		}
 	}
 }

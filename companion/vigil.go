@@ -38,7 +38,7 @@ type Interruption struct {
 type vigil struct {
 	self, other disconnect.Initiator // Agent and Client, or the other way
 	tick        time.Duration
-	beat        time.Duration // the other end's interval of heartbeats
+	beat        time.Duration // the other end's interval of heartbeats, as it announced it
 
 	heard   Reading   // when the other end was last heard
 	heardAt time.Time // the same by the wall clock
@@ -91,9 +91,24 @@ func (v *vigil) look(now Reading) {
 // silence is the time since the other end was heard, sleep included.
 func (v *vigil) silence(now Reading) time.Duration { return now.Boot - v.heard.Boot }
 
+// interruptionAfter is the silence from which an interruption is recorded: an end that
+// announced that it will be silent is not missed before.
+func (v *vigil) interruptionAfter() time.Duration { return max(interruptionAfter, 2*v.beat) }
+
+// missed reports whether a heartbeat should have come.
+func (v *vigil) missed(now Reading) bool { return v.silence(now) >= 3*v.beat/2 }
+
+// pace is when to look again.
+func (v *vigil) pace(now Reading) time.Duration {
+	if v.missed(now) {
+		return min(v.tick, time.Second)
+	}
+	return min(v.tick, 3*v.beat/2-v.silence(now))
+}
+
 // notice reports, once in each silence, that it has become an interruption.
 func (v *vigil) notice(now Reading) bool {
-	if v.noticed || v.silence(now) < interruptionAfter {
+	if v.noticed || v.silence(now) < v.interruptionAfter() {
 		return false
 	}
 	v.noticed = true
@@ -104,7 +119,7 @@ func (v *vigil) notice(now Reading) bool {
 // confession is why, if this end itself is the reason.
 func (v *vigil) hear(now Reading, connections func() []string) (confession *disconnect.Attribution) {
 	v.look(now)
-	if lasted := v.silence(now); lasted >= interruptionAfter {
+	if lasted := v.silence(now); lasted >= v.interruptionAfter() {
 		i := Interruption{Began: clock.Now().Add(-lasted), Duration: lasted, Connections: connections(), Attribution: v.unexplained(lasted)}
 		own, known := v.own(now)
 		if known {

@@ -185,7 +185,7 @@ func (w *Watch) WaitHello(ctx context.Context) error {
 func (w *Watch) Interrupted() (since time.Time, interrupted bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.ended || w.vigil.silence(w.config.Clock()) <= 2*w.config.Heartbeat {
+	if w.ended || w.vigil.silence(w.config.Clock()) <= 2*w.vigil.beat {
 		return time.Time{}, false
 	}
 	return w.vigil.heardAt, true
@@ -428,13 +428,13 @@ func (w *Watch) clock() {
 			w.stream.send(explanationFrame(*word))
 		}
 		noticed, silence := w.vigil.notice(now), w.vigil.silence(now)
-		kick := missed(silence, w.config.Heartbeat) || w.vigil.unsettled()
+		kick, pace := w.vigil.missed(now) || w.vigil.unsettled(), w.vigil.pace(now)
 		w.mu.Unlock()
 		w.interrupted(ready)
 		if noticed {
 			w.config.Logger.Info("the agent is not heard", "silent_for", silence.Round(time.Second))
 		}
-		timer.Reset(min(time.Until(next), pace(silence, w.config.Heartbeat)))
+		timer.Reset(min(time.Until(next), pace))
 		if kick {
 			w.config.Kick()
 		}
@@ -456,7 +456,7 @@ func (w *Watch) weigh() (next time.Time, over bool) {
 	now := time.Now()
 	e := evidence{
 		limit:    w.limit,
-		stale:    staleBeats * w.config.Heartbeat,
+		stale:    staleBeats * w.vigil.beat,
 		heardAt:  now.Add(-w.vigil.awake),
 		replaced: w.replaced,
 		known:    w.instance != "",
@@ -506,7 +506,7 @@ func (w *Watch) run() {
 // follow serves one stream until it breaks, and reports whether the agent said
 // hello on it.
 func (w *Watch) follow(conn net.Conn) (greeted bool) {
-	s := newStream(conn)
+	s := newStream(conn, w.config.Heartbeat)
 	defer context.AfterFunc(w.ctx, s.cut)()
 	defer func() {
 		s.cut()
@@ -517,8 +517,7 @@ func (w *Watch) follow(conn net.Conn) (greeted bool) {
 		}
 		w.mu.Unlock()
 	}()
-	silence := staleBeats * w.config.Heartbeat
-	_ = conn.SetReadDeadline(time.Now().Add(silence))
+	_ = conn.SetReadDeadline(time.Now().Add(staleBeats * w.config.Heartbeat))
 	frame, err := s.read()
 	var hello *proto.CompanionHello
 	if err == nil {
@@ -535,9 +534,9 @@ func (w *Watch) follow(conn net.Conn) (greeted bool) {
 	if !w.greet(s, hello) {
 		return true
 	}
-	w.tasks.Go(func() { s.write(w.config.Heartbeat, nil) })
+	w.tasks.Go(func() { s.write(nil) })
 	for {
-		_ = conn.SetReadDeadline(time.Now().Add(silence))
+		_ = conn.SetReadDeadline(time.Now().Add(staleBeats * time.Duration(s.beat.Load())))
 		frame, err := s.read()
 		if err != nil {
 			w.broken(err)
@@ -573,6 +572,7 @@ func (w *Watch) greet(s *stream, hello *proto.CompanionHello) bool {
 		return false
 	}
 	w.stream = s
+	w.vigil.beat = w.config.Heartbeat // until it announces another
 	w.allowLocked(hello)
 	s.send(helloFrame(w.config.Instance, w.config.Version, 0))
 	w.hearLocked()
@@ -685,6 +685,7 @@ func (w *Watch) heard(frame *proto.CompanionFrame) {
 	switch {
 	case frame.GetHeartbeat() != nil:
 		w.terminals = usable(frame.GetHeartbeat().GetTerminals())
+		w.keepPaceLocked(frame.GetHeartbeat())
 	case frame.GetHello() != nil:
 		w.allowLocked(frame.GetHello())
 	case frame.GetExplanation() != nil:
@@ -705,6 +706,15 @@ func (w *Watch) heard(frame *proto.CompanionFrame) {
 	case frame.GetEnded() != nil:
 		e := frame.GetEnded()
 		w.buryLocked(e.GetConnectionId(), e.GetAttribution(), e.ExitCode)
+	}
+}
+
+// keepPaceLocked makes our heartbeats as frequent as the agent's, which knows whether
+// anything is open.
+func (w *Watch) keepPaceLocked(beat *proto.CompanionHeartbeat) {
+	w.vigil.beat = announced(beat, w.config.Heartbeat)
+	if w.stream != nil {
+		w.stream.every(w.vigil.beat)
 	}
 }
 

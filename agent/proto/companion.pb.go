@@ -175,7 +175,8 @@ func (*CompanionFrame_Explanation) isCompanionFrame_Frame() {}
 // CompanionHello is the first frame of each side.
 type CompanionHello struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// protocol is the version of this exchange, now 1.
+	// protocol is the version of this exchange, now 2: since then a heartbeat announces the
+	// next.
 	Protocol uint32 `protobuf:"varint,1,opt,name=protocol,proto3" json:"protocol,omitempty"`
 	// instance_id names one life of one process.
 	InstanceId string `protobuf:"bytes,2,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
@@ -262,7 +263,11 @@ type CompanionHeartbeat struct {
 	Echo     uint64                 `protobuf:"varint,2,opt,name=echo,proto3" json:"echo,omitempty"`
 	// terminals are names of terminals that the agent keeps for the client's user, some of
 	// them if there are many. Only an agent says them.
-	Terminals     []string `protobuf:"bytes,3,rep,name=terminals,proto3" json:"terminals,omitempty"`
+	Terminals []string `protobuf:"bytes,3,rep,name=terminals,proto3" json:"terminals,omitempty"`
+	// next_ms is when the sender's next heartbeat is due at the latest; 0: after two seconds.
+	// Only to an end whose hello has protocol 2 is it longer than that. The agent chooses it,
+	// and the client does the same.
+	NextMs        uint32 `protobuf:"varint,4,opt,name=next_ms,json=nextMs,proto3" json:"next_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -316,6 +321,13 @@ func (x *CompanionHeartbeat) GetTerminals() []string {
 		return x.Terminals
 	}
 	return nil
+}
+
+func (x *CompanionHeartbeat) GetNextMs() uint32 {
+	if x != nil {
+		return x.NextMs
+	}
+	return 0
 }
 
 // CompanionFlow tells a client the id of a connection that it just opened.
@@ -588,11 +600,12 @@ const file_agent_proto_companion_proto_rawDesc = "" +
 	"\x0foutage_limit_ms\x18\x04 \x01(\x04R\routageLimitMs\x12E\n" +
 	"\n" +
 	"tombstones\x18\x05 \x03(\v2%.fairlead.agent.v1.CompanionTombstoneR\n" +
-	"tombstones\"b\n" +
+	"tombstones\"{\n" +
 	"\x12CompanionHeartbeat\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12\x12\n" +
 	"\x04echo\x18\x02 \x01(\x04R\x04echo\x12\x1c\n" +
-	"\tterminals\x18\x03 \x03(\tR\tterminals\"U\n" +
+	"\tterminals\x18\x03 \x03(\tR\tterminals\x12\x17\n" +
+	"\anext_ms\x18\x04 \x01(\rR\x06nextMs\"U\n" +
 	"\rCompanionFlow\x12\x1f\n" +
 	"\vclient_port\x18\x01 \x01(\rR\n" +
 	"clientPort\x12#\n" +
