@@ -88,7 +88,7 @@ func streamEnd(err error) error {
 func (a *agent) rpcEnding(link *control.Link, err error) disconnect.Attribution {
 	if a.gracefulCtx.Err() == nil && err != nil {
 		if attr, ok := disconnect.FromError(control.EndingOf(link, err)); ok {
-			return attr.On(disconnect.ServerToAgent)
+			return a.explained(link, attr.On(disconnect.ServerToAgent))
 		}
 	}
 	if own, stopping := a.stopping(); stopping {

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"log/slog"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -33,9 +34,9 @@ func TestEveryEndingIsCountedOnce(t *testing.T) {
 	}
 	a := life(t.TempDir())
 	crashed := disconnect.Attribution{Reason: disconnect.NetworkTimeout, Initiator: disconnect.Network}
-	a.trackConnection(&proto.Connection{Id: id(1), Type: proto.Connection_SSH})(agentssh.Ended{Attribution: crashed}, nil)
+	a.trackConnection(&proto.Connection{Id: id(1), Type: proto.Connection_SSH}, netip.Addr{})(agentssh.Ended{Attribution: crashed}, nil)
 	a.reportConnection(uuid.UUID(id(2)), proto.Connection_VSCODE, "")(0, "done")
-	a.trackConnection(&proto.Connection{Id: id(3), Type: proto.Connection_SSH}) // open when the process dies
+	a.trackConnection(&proto.Connection{Id: id(3), Type: proto.Connection_SSH}, netip.Addr{}) // open when the process dies
 	require.Equal(t, []counted{{disconnect.NetworkTimeout, "ssh"}, {disconnect.Graceful, "vscode"}}, got)
 
 	got = nil

@@ -18,6 +18,7 @@ type notice struct {
 	kind     string
 	deadline time.Time // by the server's clock
 	until    time.Time // by ours: an end up to then is the platform's doing
+	heard    time.Time // by ours
 	goodbye  disconnect.Goodbye
 }
 
@@ -95,12 +96,15 @@ func (a *agent) heedNotice(n *proto.Orders_Notice) {
 		return
 	}
 	heard := &notice{
-		kind: disconnect.Scrub(n.GetKind()), deadline: n.GetDeadline().AsTime(),
+		kind: disconnect.Scrub(n.GetKind()), deadline: n.GetDeadline().AsTime(), heard: time.Now(),
 		until: time.Now().Add(n.GetCovers().AsDuration()), goodbye: wire.ToGoodbye(n.GetGoodbye()).From(disconnect.Server),
 	}
-	if old := a.notice.Swap(heard); old != nil && old.kind == heard.kind && old.deadline.Equal(heard.deadline) {
+	if old := a.notice.Load(); old != nil && old.kind == heard.kind && old.deadline.Equal(heard.deadline) {
+		heard.heard = old.heard
+		a.notice.Store(heard)
 		return
 	}
+	a.notice.Store(heard)
 	at := heard.deadline.Local().Format("15:04:05 MST")
 	a.logger.Warn("the platform will take this host away", "kind", heard.kind, "deadline", heard.deadline.Format(time.RFC3339))
 	a.ssh.Announce("the platform takes this workspace away at " + at + " (" + heard.kind + ")")

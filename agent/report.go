@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"time"
 
 	"github.com/google/uuid"
@@ -40,13 +41,14 @@ func fromStatus(code int, text string) disconnect.Attribution {
 	return attr
 }
 
-// trackConnection is reportConnection for a site that knows the whole attribution.
+// trackConnection is reportConnection for a site that knows the whole attribution, and the
+// client's address in the tailnet.
 // More, if there is any, is added to the report by details.
-func (a *agent) trackConnection(open *proto.Connection) (ended func(e agentssh.Ended, details func(*proto.Connection))) {
+func (a *agent) trackConnection(open *proto.Connection, client netip.Addr) (ended func(e agentssh.Ended, details func(*proto.Connection))) {
 	end := a.openConnection(open)
 	return func(e agentssh.Ended, details func(*proto.Connection)) {
 		report := endReport(e.Attribution, e.ExitCode)
-		report.Testimony = encode(testimonyOf(e, clock.Now()))
+		report.Testimony = encode(testimonyOf(e, a.sightOf(client)))
 		report.BytesSent, report.BytesReceived = e.BytesSent, e.BytesReceived
 		if details != nil {
 			details(report)

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -43,7 +44,7 @@ func TestReportsReachTheServer(t *testing.T) {
 	s.api.mu.Unlock()
 	a, recorder := s.startAgent(t, nil)
 	first := a.reportConnection(uuid.UUID{1}, proto.Connection_SSH, "")
-	a.trackConnection(&proto.Connection{Id: id(2), Principal: "nobody"})
+	a.trackConnection(&proto.Connection{Id: id(2), Principal: "nobody"}, netip.Addr{})
 	first(0, "done")
 	got := s.delivered(t, a)
 	require.Len(t, got, 2)
@@ -75,7 +76,7 @@ func TestOneReportStopsNobody(t *testing.T) {
 		if n == 23 {
 			c.Principal = "poison"
 		}
-		a.trackConnection(c)
+		a.trackConnection(c, netip.Addr{})
 	}
 	require.Len(t, s.delivered(t, a), 39)
 	refused := recorder.WaitForMessage(testutil.Context(t, 20*time.Second), "connection report refused as invalid")
@@ -116,10 +117,10 @@ func TestFormerLifeIsReported(t *testing.T) {
 	dir := t.TempDir()
 	life := func() *agent { return newLife(t, dir) }
 	a := life()
-	done := a.trackConnection(&proto.Connection{Id: id(1)})
+	done := a.trackConnection(&proto.Connection{Id: id(1)}, netip.Addr{})
 	done(agentssh.Ended{Attribution: disconnect.Attribution{Reason: disconnect.Graceful, Initiator: disconnect.Agent}}, nil)
-	a.trackConnection(&proto.Connection{Id: id(2), Principal: "ada"})
-	waiting := a.trackConnection(&proto.Connection{Id: id(3)})
+	a.trackConnection(&proto.Connection{Id: id(2), Principal: "ada"}, netip.Addr{})
+	waiting := a.trackConnection(&proto.Connection{Id: id(3)}, netip.Addr{})
 	require.NoError(t, a.reportsDelivered(4, 0)) // the server has begun and ended 1, and begun 2 and 3
 	waiting(agentssh.Ended{Attribution: disconnect.Attribution{Reason: disconnect.ClientClosed, Initiator: disconnect.Client}}, nil)
 	dir = killed(t, a)
@@ -165,7 +166,7 @@ func TestTrackConnectionNeverReportsAnEmptyReason(t *testing.T) {
 	t.Parallel()
 	uut := &agent{logger: slog.New(slog.DiscardHandler)}
 	attr := disconnect.Attribution{ConnectType: disconnect.AgentToClient, Reason: disconnect.Graceful, Initiator: disconnect.Agent}
-	uut.trackConnection(&proto.Connection{Id: id(1), Ip: "192.0.2.1", Principal: "ada"})(agentssh.Ended{Attribution: attr, BytesSent: 7}, nil)
+	uut.trackConnection(&proto.Connection{Id: id(1), Ip: "192.0.2.1", Principal: "ada"}, netip.Addr{})(agentssh.Ended{Attribution: attr, BytesSent: 7}, nil)
 	ending := uut.reportConnections[1].GetConnection()
 	require.Equal(t, "graceful", ending.GetReason())
 	require.Equal(t, attr, wire.ToAttribution(ending.GetAttribution()))
@@ -259,7 +260,7 @@ func TestBadTextStopsNobody(t *testing.T) {
 	s := newTestSite(t)
 	a, _ := s.startAgent(t, nil)
 	a.reportConnection(uuid.UUID{1}, proto.Connection_SSH, "\xff\xfe")(1, "gone\xff")
-	a.trackConnection(&proto.Connection{Id: id(2), Principal: "\xff", App: "\xff", ClientVersion: "v\xff"})
+	a.trackConnection(&proto.Connection{Id: id(2), Principal: "\xff", App: "\xff", ClientVersion: "v\xff"}, netip.Addr{})
 	got := s.delivered(t, a)
 	require.Len(t, got, 3)
 	require.Equal(t, "gone", got[1].GetReason())
@@ -280,7 +281,7 @@ func TestRecordHoldsAllReports(t *testing.T) {
 	ended := agentssh.Ended{Attribution: disconnect.Attribution{Reason: disconnect.NetworkError, Initiator: disconnect.Network, Detail: long}}
 	var ends []func(agentssh.Ended, func(*proto.Connection))
 	for range maxReports - 1 { // each begins and is acknowledged
-		ends = append(ends, a.trackConnection(open()))
+		ends = append(ends, a.trackConnection(open(), netip.Addr{}))
 		require.NoError(t, a.reportsDelivered(1, 0))
 	}
 	for _, end := range ends { // and then all end while the server is away
@@ -322,7 +323,7 @@ func TestReportsAreBounded(t *testing.T) {
 func TestInterruptionsAreReported(t *testing.T) {
 	a := newLife(t, t.TempDir())
 	lost := disconnect.Attribution{ConnectType: disconnect.AgentToClient, Reason: disconnect.NetworkTimeout, Initiator: disconnect.Network}
-	a.trackConnection(&proto.Connection{Id: id(1)})
+	a.trackConnection(&proto.Connection{Id: id(1)}, netip.Addr{})
 	began := time.Now().Add(-time.Minute)
 	interrupt := func(n byte) { a.queueInterruption(uuid.UUID(id(n)), lost, began, 20*time.Second) }
 	interrupt(1)
@@ -347,7 +348,7 @@ func TestInterruptionsAreReported(t *testing.T) {
 	require.NoError(t, b.closeReports())
 
 	a = newLife(t, t.TempDir())
-	done := a.trackConnection(&proto.Connection{Id: id(1)})
+	done := a.trackConnection(&proto.Connection{Id: id(1)}, netip.Addr{})
 	for range 2 * maxInterruptions {
 		interrupt(1)
 	}

@@ -36,7 +36,27 @@ type recordKind byte
 const (
 	recordReport recordKind = 'r' // ReportConnectionRequest
 	recordGap    recordKind = 'g' // Gap
+	recordLink   recordKind = 'l' // the 16 bytes of the id of a control link that is open
 )
+
+// linkOpened notes that a control link is open, as the server calls it, for the next life.
+func (q *reportQueue) linkOpened(id uuid.UUID) {
+	q.reportMu.Lock()
+	defer q.reportMu.Unlock()
+	if q.journal != nil {
+		q.openLink, _ = q.journal.Append(append([]byte{byte(recordLink)}, id[:]...))
+	}
+}
+
+// linkForgotten forgets the control link that was open.
+func (q *reportQueue) linkForgotten() {
+	q.reportMu.Lock()
+	defer q.reportMu.Unlock()
+	if q.openLink != 0 {
+		_ = q.journal.Release(q.openLink) // one that was closed before says that it was open
+		q.openLink = 0
+	}
+}
 
 // gap is a time of which the server is to be told that the record has a hole in it.
 type gap struct {
@@ -92,7 +112,12 @@ func whyGap(left journal.Recovered) string {
 func (q *reportQueue) recoverReports(left journal.Recovered) (ended []*proto.Connection, unread int) {
 	q.reportMu.Lock()
 	defer q.reportMu.Unlock()
+	var links []journal.Record
 	for _, rec := range left.Records {
+		if len(rec.Data) == 1+len(uuid.UUID{}) && recordKind(rec.Data[0]) == recordLink {
+			links = append(links, rec)
+			continue
+		}
 		switch report, g := parseRecord(rec.Data); {
 		case report != nil:
 			q.takeLocked(report, rec.Seq)
@@ -104,11 +129,18 @@ func (q *reportQueue) recoverReports(left journal.Recovered) (ended []*proto.Con
 		}
 	}
 	died := obituary(left)
+	for _, rec := range links { // one at most, but for a journal that was cut off
+		if len(q.reportConnections)+q.openReports < maxReports {
+			t := obituaryOf(disconnect.ServerToAgent, left, died.On(disconnect.ServerToAgent), clock.Now())
+			q.ofLinkLocked(uuid.UUID(rec.Data[1:]), encode(t))
+		}
+		_ = q.journal.Release(rec.Seq) // it was opened a moment ago
+	}
 	for _, b := range q.begun {
 		if !b.ended {
 			open := b.report.GetConnection()
 			end := endReport(died, -1)
-			end.Testimony = encode(obituaryOf(left, died, clock.Now()))
+			end.Testimony = encode(obituaryOf(disconnect.AgentToClient, left, died, clock.Now()))
 			q.endLocked(open, end, later(left.LastSign, open.GetTimestamp().AsTime()))
 			ended = append(ended, end)
 		}
@@ -200,8 +232,8 @@ func (q *reportQueue) gapTold(told *proto.Gap) (more bool, err error) {
 	return len(q.gaps) > 0, err
 }
 
-// signLife tells the next life, now and then while connections are open, that this one
-// lives, until ctx ends.
+// signLife tells the next life, now and then while connections or a control link are open,
+// that this one lives, until ctx ends.
 func (q *reportQueue) signLife(ctx context.Context) {
 	tick := time.NewTicker(signEvery)
 	defer tick.Stop()
@@ -220,7 +252,7 @@ func (q *reportQueue) signLife(ctx context.Context) {
 func (q *reportQueue) anyOpen() bool {
 	q.reportMu.Lock()
 	defer q.reportMu.Unlock()
-	return q.openReports > 0
+	return q.openReports > 0 || q.openLink != 0
 }
 
 // closeReports closes the journal. That it could not write is no failure when there was

@@ -32,6 +32,7 @@ type reportQueue struct {
 	reportRecords     map[*proto.ReportConnectionRequest]uint64
 	begun             map[uuid.UUID]beginning // those whose end is not acknowledged
 	openReports       int                     // of begun, those whose end is not queued
+	openLink          uint64                  // the record of the control link that is open; 0: there is none
 	dropped, refused  int                     // since they were last told
 	lost              ReportStatus            // Dropped and Refused: since the process began
 	gaps              []gap                   // in the record, that the server has not been told of
@@ -86,6 +87,22 @@ func (q *reportQueue) queueInterruption(id uuid.UUID, attr disconnect.Attributio
 	}})
 }
 
+// queueOfLink queues what the agent testifies of the end of a control link, if there is
+// room for it beside what begins and ends.
+func (q *reportQueue) queueOfLink(id uuid.UUID, testimony []byte) {
+	q.reportMu.Lock()
+	defer q.reportMu.Unlock()
+	if len(testimony) > 0 && len(q.reportConnections)+q.openReports+1 <= maxReports {
+		q.ofLinkLocked(id, testimony)
+	}
+}
+
+func (q *reportQueue) ofLinkLocked(id uuid.UUID, testimony []byte) {
+	q.addLocked(&proto.ReportConnectionRequest{Connection: &proto.Connection{
+		Id: id[:], Action: proto.Connection_OF_LINK, Timestamp: timestamppb.New(clock.Now()), Testimony: testimony,
+	}})
+}
+
 // queueDisconnect queues the end of a connection that has begun.
 func (q *reportQueue) queueDisconnect(open, ending *proto.Connection) {
 	q.reportMu.Lock()
@@ -136,7 +153,7 @@ func (q *reportQueue) takeLocked(report *proto.ReportConnectionRequest, record u
 	case proto.Connection_CONNECT:
 		q.begun[id] = beginning{report: report, record: record}
 		q.openReports++
-	case proto.Connection_INTERRUPTION:
+	case proto.Connection_INTERRUPTION, proto.Connection_OF_LINK:
 		q.reportRecords[report] = record
 	default:
 		if b := q.begun[id]; b.report != nil && !b.ended {
@@ -172,7 +189,7 @@ func (q *reportQueue) reportsDelivered(n, refused int) error {
 		}
 		id := uuid.UUID(c.GetId())
 		release = append(release, q.reportRecords[report])
-		if c.GetAction() == proto.Connection_INTERRUPTION {
+		if c.GetAction() == proto.Connection_INTERRUPTION || c.GetAction() == proto.Connection_OF_LINK {
 			delete(q.reportRecords, report)
 			continue
 		}

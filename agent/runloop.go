@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/google/uuid"
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/sync/errgroup"
 
@@ -32,12 +33,16 @@ func (a *agent) runLoop() {
 		a.setLink(link)
 		a.logger.Info("connected to server", "server_instance", link.PeerInstance())
 		begin := time.Now()
+		id, known := uuid.Parse(link.ConnectionID())
+		if known == nil {
+			a.linkOpened(id)
+		}
 		err = a.serveLink(link)
 		a.setLink(nil)
 		if time.Since(begin) >= a.opts.retryLast {
 			r.reset() // a server that lets us in and then turns us away is not asked at once again
 		}
-		a.logLinkEnding(link, time.Since(begin), err)
+		a.noteLinkEnding(link, id, time.Since(begin), err)
 		if err := dismissed(link); err != nil {
 			a.giveUp(err)
 			return
@@ -65,10 +70,15 @@ func (a *agent) giveUp(err error) {
 	a.failed <- err
 }
 
-// logLinkEnding writes the link's own disconnect line. It is the one line of the
-// link; the RPCs on it have lines of their own.
-func (a *agent) logLinkEnding(link *control.Link, lasted time.Duration, err error) {
-	attr := link.Ending().Attribution
+// noteLinkEnding writes the link's own disconnect line, and what the server should know of
+// the end, which calls the link id. It is the one line of the link; the RPCs on it have
+// lines of their own.
+func (a *agent) noteLinkEnding(link *control.Link, id uuid.UUID, lasted time.Duration, err error) {
+	attr := a.explained(link, link.Ending().Attribution)
+	if id != uuid.Nil {
+		a.queueOfLink(id, encode(a.linkTestimony(link, attr)))
+		a.linkForgotten()
+	}
 	if attr.Detail == "" && err != nil {
 		attr.Detail = err.Error()
 	}

@@ -61,7 +61,7 @@ func (a *agent) trackSession(s agentssh.Session) (id string, ended func(agentssh
 	open.Ip, open.Path = a.pathOf(client.Addr())
 	open.Principal = a.principalOf(client.Addr())
 	a.live.add(connection.String(), open.GetPrincipal(), s.Name, s.End)
-	report := a.trackConnection(open)
+	report := a.trackConnection(open, client.Addr())
 	forward := s.Kind == agentssh.KindForward
 	if forward {
 		a.companion.Hold(client, connection.String())

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"fairlead.dev/fairlead/agent/proto"
+	"fairlead.dev/fairlead/clock"
 	"fairlead.dev/fairlead/disconnect"
 	"fairlead.dev/fairlead/disconnect/verdict"
 	"fairlead.dev/fairlead/disconnect/wire"
@@ -386,6 +387,24 @@ func (h *Host) Ending(peer netip.Addr) (disconnect.Attribution, bool) {
 		return p.ending, true
 	}
 	return disconnect.Attribution{}, false
+}
+
+// LastHeard returns when the client at peer was last heard, by the wall clock, and when it
+// could be noticed that nothing followed, if nothing did; that is zero otherwise. It
+// reports false if nothing is known of the client.
+func (h *Host) LastHeard(peer netip.Addr) (heard, missing time.Time, ok bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	p := h.peers[clean(peer)]
+	if p == nil || p.instance == "" {
+		return time.Time{}, time.Time{}, false
+	}
+	now := h.config.Clock()
+	heard = clock.Now().Add(-p.vigil.silence(now)).Round(0)
+	if p.vigil.missed(now) {
+		missing = heard.Add(3 * p.vigil.beat / 2)
+	}
+	return heard, missing, true
 }
 
 // EndPeer ends a client for a cause that others told: the server, which withdrew its

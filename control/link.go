@@ -102,6 +102,7 @@ type Link struct {
 	unwritable atomic.Bool  // gRPC could not write, which does not tell why
 	heard      atomic.Int64 // when bytes last came, in nanoseconds since born
 	excused    atomic.Int64 // until when our own standstill excuses silence, likewise
+	heardAt    atomic.Int64 // the same by the wall clock, since 1970; 0: never
 	born       time.Time
 
 	clientConn *grpc.ClientConn // dialling side only
@@ -227,8 +228,14 @@ func (l *Link) ConnectionID() string {
 	return l.connectionID
 }
 
-// LastHeard is when bytes of the other end last came, by the local clock.
-func (l *Link) LastHeard() time.Time { return l.lastHeard() }
+// LastHeard is when bytes of the other end last came, by the local wall clock: the time that
+// the machine slept since counts.
+func (l *Link) LastHeard() time.Time {
+	if at := l.heardAt.Load(); at != 0 {
+		return time.Unix(0, at)
+	}
+	return l.born.Round(0)
+}
 
 // RemoteAddr is the address of the socket's other end, which may be a proxy.
 func (l *Link) RemoteAddr() string { return l.conn.RemoteAddr().String() }

@@ -3,6 +3,7 @@ package control
 import (
 	"time"
 
+	"fairlead.dev/fairlead/clock"
 	"fairlead.dev/fairlead/control/proto"
 	"fairlead.dev/fairlead/disconnect"
 )
@@ -139,6 +140,7 @@ func (l *Link) beatLocked(answer bool) uint64 {
 }
 
 // hear notes that bytes of the other end have come.
-func (l *Link) hear() { l.heard.Store(int64(time.Since(l.born))) }
-
-func (l *Link) lastHeard() time.Time { return l.born.Add(time.Duration(l.heard.Load())) }
+func (l *Link) hear() {
+	l.heard.Store(int64(time.Since(l.born)))
+	l.heardAt.Store(clock.Now().UnixNano())
+}

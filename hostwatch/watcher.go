@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"fairlead.dev/fairlead/clock"
+	"fairlead.dev/fairlead/disconnect"
 	"fairlead.dev/fairlead/disconnect/verdict"
 )
 
@@ -238,7 +239,31 @@ func (w *Watcher) Facts(since time.Time) []verdict.Fact {
 }
 
 // Clock returns both clocks of this moment, for a testimony with moments of these clocks.
-func Clock() verdict.Clock {
-	m := Now().Moment()
+func Clock() verdict.Clock { return Now().clock() }
+
+func (r Reading) clock() verdict.Clock {
+	m := r.Moment()
 	return verdict.Clock{Wall: m.Wall, Mono: m.Mono}
+}
+
+// Before is how long before the last good moment of a connection something must have been
+// over to have no part in its end.
+const Before = time.Minute
+
+// Explain says whether the host itself, on which self runs, is why nothing came any more on
+// a connection that last worked at good, and that was seen not to work at noticed, by the
+// wall clock: it slept, was stopped, or had no link. What it says is certain.
+func (w *Watcher) Explain(self disconnect.Initiator, on disconnect.ConnectType, good, noticed time.Time) (disconnect.Attribution, bool) {
+	facts := w.Facts(good.Add(-Before))
+	if len(facts) == 0 {
+		return disconnect.Attribution{}, false
+	}
+	now := w.read()
+	t := verdict.Testimony{
+		Observer: self, ConnectType: on, Kind: verdict.Ending, Clock: now.clock(), Facts: facts,
+		LastGood: verdict.Moment{Wall: good}, FirstNoticed: verdict.Moment{Wall: noticed},
+	}
+	t.Clock.Bound = 1 // there is one clock
+	v := verdict.Judge([]verdict.Testimony{t}, verdict.Context{ConnectType: on, Now: now.Wall})
+	return v.Attribution, v.Rule == verdict.R4 || v.Rule == verdict.R5
 }

@@ -257,3 +257,39 @@ func TestUnsubscribe(t *testing.T) {
 		require.Empty(t, (*Watcher)(nil).Facts(time.Time{}))
 	})
 }
+
+// TestExplain: the host is why a connection fell silent if what befell it was there when
+// that began.
+func TestExplain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine()
+		w, _ := m.watch(t)
+		why := func(good time.Time) (disconnect.Attribution, bool) {
+			return w.Explain(disconnect.Agent, disconnect.ServerToAgent, good, good.Add(5*time.Second))
+		}
+		pass(time.Minute)
+		good := m.read().Wall
+		_, known := why(good)
+		require.False(t, known, "nothing happened")
+		pass(time.Minute)
+		m.set(way{})
+		down := m.read().Wall
+		pass(30 * time.Second)
+		a, known := why(down.Add(-3 * time.Second))
+		require.True(t, known)
+		require.Equal(t, disconnect.Attribution{
+			ConnectType: disconnect.ServerToAgent, Reason: disconnect.NetworkUnreachable, Initiator: disconnect.Network, Detail: "eth0 is down",
+		}, a)
+		_, known = why(good)
+		require.False(t, known, "it was silent a minute before")
+
+		m.mu.Lock()
+		m.stopped += 20 * time.Second
+		m.mu.Unlock()
+		a, known = why(m.read().Wall.Add(-20 * time.Second))
+		require.True(t, known)
+		require.Equal(t, disconnect.HostPaused, a.Reason, "a standstill goes before a link")
+		require.Equal(t, disconnect.Agent, a.Initiator)
+		require.Contains(t, a.Detail, "stopped for ")
+	})
+}
