@@ -321,6 +321,9 @@ func (s *Server) attend(link *control.Link, p auth.Principal, remote string, sta
 		msg, leg, attrs = "relay control link", disconnect.RelayToServer, []slog.Attr{slog.String("relay", p.RelayName)}
 	}
 	attrs = append(attrs, slog.String("instance", disconnect.Scrub(link.PeerInstance())), slog.String("remote_addr", remote))
+	if id := link.Peer().ConnectionID; id != "" {
+		attrs = append(attrs, slog.String("connection_id", id))
+	}
 	ctx := context.Background()
 	var row *connlog.LinkRow // of a relay there is none: it is nobody's connection
 	if p.Kind != auth.KindRelay {
