@@ -2,6 +2,8 @@ package agent
 
 import (
 	"context"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -81,6 +83,10 @@ func sessionPolicy(p *proto.Orders_Policy) agentssh.Policy {
 	return agentssh.Policy{
 		IdleTimeout: max(p.GetIdleTimeout().AsDuration(), 0), IdleRule: disconnect.Scrub(p.GetIdleRule()),
 		SessionLimit: max(p.GetSessionLimit().AsDuration(), 0), LimitRule: disconnect.Scrub(p.GetSessionRule()),
+		NoFileTransfer:     slices.Contains(p.GetBlocked(), "file_transfer"),
+		NoLocalForwarding:  slices.Contains(p.GetBlocked(), "local_forwarding"),
+		NoRemoteForwarding: slices.Contains(p.GetBlocked(), "remote_forwarding"),
+		AcceptEnv:          strings.Join(p.GetAcceptEnv(), ","),
 	}
 }
 

@@ -167,6 +167,8 @@ func (c *copyCommand) report(ctx context.Context, s client.CopyStats, took time.
 		return withCode(exitAuth, err)
 	case attributed && a.Reason == disconnect.WorkspaceStopped:
 		return withCode(exitStopped, err)
+	case attributed && a.Reason == disconnect.PolicyDenied:
+		return err
 	case attributed:
 		return withCode(exitLost, fmt.Errorf("%w; run the same command again to go on", err))
 	case err != nil:

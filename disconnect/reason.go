@@ -37,6 +37,7 @@ const (
 	VersionMismatch   Reason = 32
 	DuplicateAgent    Reason = 33
 	ConnectionRefused Reason = 34
+	PolicyDenied      Reason = 35
 
 	ProcessSignaled   Reason = 40
 	OOMKilled         Reason = 41
@@ -87,6 +88,7 @@ var reasonTable = []reasonInfo{
 	{VersionMismatch, "version_mismatch", false, "The two ends have no protocol version in common."},
 	{DuplicateAgent, "duplicate_agent", false, "Two live agents, or relays, had the same identity; the older one was told to stop."},
 	{ConnectionRefused, "connection_refused", false, "The host answered, but nothing is listening there."},
+	{PolicyDenied, "policy_denied", true, "The workspace's policy does not allow what was asked for; nothing was wrong with the connection."},
 	{ProcessSignaled, "process_signaled", false, "A signal that Fairlead did not send killed the session's process."},
 	{OOMKilled, "oom_killed", false, "The kernel killed the session's process, or the agent, because memory had run out."},
 	{WorkspaceEvicted, "workspace_evicted", false, "The platform took the workspace's host away, as it had given notice of."},

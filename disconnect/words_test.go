@@ -32,6 +32,7 @@ var golden = map[Reason]struct {
 	32: {"version_mismatch", false},
 	33: {"duplicate_agent", false},
 	34: {"connection_refused", false},
+	35: {"policy_denied", true},
 	40: {"process_signaled", false},
 	41: {"oom_killed", false},
 	42: {"workspace_evicted", false},

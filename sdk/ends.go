@@ -34,13 +34,35 @@ type NoticeRequest struct {
 	Deadline time.Time `json:"deadline"`
 }
 
-// Policy bounds the sessions of a workspace.
+// Policy says what the sessions of a workspace may do.
 type Policy struct {
 	// IdleTimeout ends a session through which nothing passed for so long.
 	IdleTimeout Bound `json:"idle_timeout"`
 	// SessionLimit ends a session that has lasted so long.
 	SessionLimit Bound `json:"session_limit"`
+	// FileTransfer is SFTP, and scp and rsync by their command lines. LocalForwarding leads
+	// from clients to what the workspace reaches, RemoteForwarding from the workspace to
+	// clients, their authentication agent and display included. Each is Allowed or Blocked.
+	FileTransfer     string `json:"file_transfer"`
+	LocalForwarding  string `json:"local_forwarding"`
+	RemoteForwarding string `json:"remote_forwarding"`
+	// AcceptEnv has the names of variables that clients may set, separated by commas; a
+	// name may end in "*". Those that begin with FAIRLEAD_ they always may.
+	AcceptEnv string `json:"accept_env"`
 }
+
+// Words of what a policy blocks, and whether it does.
+const (
+	FileTransfer     = "file_transfer"
+	LocalForwarding  = "local_forwarding"
+	RemoteForwarding = "remote_forwarding"
+
+	Allowed = "allowed"
+	Blocked = "blocked"
+)
+
+// AnyEnv is what AcceptEnv is for any variable.
+const AnyEnv = "*"
 
 // Bound is one of a policy's times.
 type Bound struct {
@@ -57,11 +79,16 @@ const (
 	ServerDefault = "default" // asks for what the server has
 )
 
-// UpdatePolicyRequest changes what is not nil, to a time as in 30m, [Never] or
-// [ServerDefault].
+// UpdatePolicyRequest changes what is not nil: times to one as in 30m, [Never] or
+// [ServerDefault], the others to what [Policy] has.
 type UpdatePolicyRequest struct {
 	IdleTimeout  *string `json:"idle_timeout,omitempty"`
 	SessionLimit *string `json:"session_limit,omitempty"`
+
+	FileTransfer     *string `json:"file_transfer,omitempty"`
+	LocalForwarding  *string `json:"local_forwarding,omitempty"`
+	RemoteForwarding *string `json:"remote_forwarding,omitempty"`
+	AcceptEnv        *string `json:"accept_env,omitempty"`
 }
 
 // StopWorkspace ends a workspace's sessions and lets none in until StartWorkspace.
@@ -78,7 +105,7 @@ func (c *Client) StartWorkspace(ctx context.Context, name string) (WorkspaceChan
 	return out, err
 }
 
-// Policy returns how long sessions may last in a workspace.
+// Policy returns what sessions may do in a workspace.
 func (c *Client) Policy(ctx context.Context, name string) (Policy, error) {
 	var out Policy
 	err := c.ofWorkspace(ctx, http.MethodGet, name, "/policy", nil, &out)

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -72,7 +73,8 @@ func TestOrders(t *testing.T) {
 	limit, never := "8h", sdk.Never
 	p, err := ada.UpdatePolicy(ctx, "dev", sdk.UpdatePolicyRequest{SessionLimit: &limit, IdleTimeout: &never})
 	require.NoError(t, err)
-	require.Equal(t, sdk.Policy{IdleTimeout: sdk.Bound{Value: "never", Rule: "workspace"}, SessionLimit: sdk.Bound{Value: "8h0m0s", Rule: "workspace"}}, p)
+	require.Equal(t, sdk.Policy{IdleTimeout: sdk.Bound{Value: "never", Rule: "workspace"}, SessionLimit: sdk.Bound{Value: "8h0m0s", Rule: "workspace"},
+		FileTransfer: "allowed", LocalForwarding: "allowed", RemoteForwarding: "allowed", AcceptEnv: "*"}, p)
 	o = stream.next(t)
 	require.Zero(t, o.GetPolicy().GetIdleTimeout().AsDuration())
 	require.Equal(t, 8*time.Hour, o.GetPolicy().GetSessionLimit().AsDuration())
@@ -80,6 +82,26 @@ func TestOrders(t *testing.T) {
 	for _, absurd := range []string{"-1s", "1ms", "100000h", "soon", ""} {
 		_, err := ada.UpdatePolicy(ctx, "dev", sdk.UpdatePolicyRequest{IdleTimeout: &absurd})
 		require.True(t, sdk.IsCode(err, sdk.CodeInvalid), "%q: %v", absurd, err)
+	}
+
+	blocked, allowed, names := sdk.Blocked, sdk.Allowed, "LANG,,LC_*"
+	p, err = ada.UpdatePolicy(ctx, "dev", sdk.UpdatePolicyRequest{FileTransfer: &blocked, RemoteForwarding: &blocked, AcceptEnv: &names})
+	require.NoError(t, err)
+	require.Equal(t, []string{"blocked", "allowed", "blocked", "LANG,LC_*", "8h0m0s"},
+		[]string{p.FileTransfer, p.LocalForwarding, p.RemoteForwarding, p.AcceptEnv, p.SessionLimit.Value})
+	o = stream.next(t)
+	require.Equal(t, []string{"file_transfer", "remote_forwarding"}, o.GetPolicy().GetBlocked())
+	require.Equal(t, []string{"LANG", "LC_*"}, o.GetPolicy().GetAcceptEnv())
+	any := sdk.AnyEnv
+	p, err = ada.UpdatePolicy(ctx, "dev", sdk.UpdatePolicyRequest{FileTransfer: &allowed, RemoteForwarding: &allowed, AcceptEnv: &any})
+	require.NoError(t, err)
+	require.Equal(t, "allowed", p.FileTransfer)
+	require.Empty(t, stream.next(t).GetPolicy().GetBlocked())
+	for _, bad := range []string{"", "LANG;rm", ",", "A*B", strings.Repeat("A,", 3000)} {
+		for _, req := range []sdk.UpdatePolicyRequest{{AcceptEnv: &bad}, {FileTransfer: &bad}, {LocalForwarding: &bad}, {RemoteForwarding: &bad}} {
+			_, err := ada.UpdatePolicy(ctx, "dev", req)
+			require.True(t, sdk.IsCode(err, sdk.CodeInvalid), "%q: %v", bad, err)
+		}
 	}
 
 	_, err = ada.GiveNotice(ctx, "dev", sdk.NoticeRequest{Kind: "preempted", Deadline: time.Now().Add(time.Minute)})

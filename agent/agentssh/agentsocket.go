@@ -31,6 +31,10 @@ func (s *session) openAgent() bool {
 	if s.kind != "" || s.agent != nil {
 		return false
 	}
+	if s.c.srv.forbids(remoteForwarding) {
+		a := denied(remoteForwarding)
+		return s.refuse("agent forwarding", a.Reason, a.Detail)
+	}
 	a, err := newAgentSocket()
 	if err != nil {
 		return s.refuse("agent forwarding", disconnect.ResourceExhausted, err.Error())

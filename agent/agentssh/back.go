@@ -78,6 +78,12 @@ func (c *conn) listenBack(kind string, payload []byte) (answer []byte, err error
 	if text, no := c.srv.refusal(); no {
 		return nil, errors.New(text)
 	}
+	if c.srv.forbids(remoteForwarding) {
+		a := denied(remoteForwarding)
+		c.srv.logger.Warn("ssh request refused", "request", kind, "refusal", a.Reason.String(), "rule", a.Detail)
+		c.tellLater(remoteForwarding)
+		return nil, errors.New(deniedText(remoteForwarding))
+	}
 	if !c.back.room(at) {
 		return nil, refusedBack(disconnect.LimitExceeded, "this connection listens on this already, or on "+strconv.Itoa(maxBack)+" others")
 	}
@@ -288,6 +294,11 @@ func (c *conn) arrived(at target, peer net.Conn) {
 func (f *forward) leadBack(peer net.Conn, parts *sync.WaitGroup, report func(disconnect.Attribution)) {
 	defer peer.Close()
 	f.beginRow()
+	if f.c.srv.forbids(remoteForwarding) { // by now
+		report(denied(remoteForwarding))
+		cut(peer)
+		return
+	}
 	f.local = onThisHost(peer)
 	o := f.openBack(peer, parts)
 	if o.err != nil {

@@ -6,7 +6,7 @@ import (
 	"fairlead.dev/fairlead/disconnect"
 )
 
-// Policy says how long sessions may last. Zero times mean for ever.
+// Policy says what sessions may do, and for how long. Zero times mean for ever.
 type Policy struct {
 	// IdleTimeout ends a session through which nothing passed for so long, either way.
 	IdleTimeout time.Duration
@@ -14,6 +14,16 @@ type Policy struct {
 	// SessionLimit ends a session that has lasted so long.
 	SessionLimit time.Duration
 	LimitRule    string
+	// NoFileTransfer refuses SFTP, and commands that are known to serve scp or rsync.
+	// Whoever has a shell can copy by other means: it is no wall.
+	NoFileTransfer bool
+	// NoLocalForwarding refuses channels to what the workspace reaches, NoRemoteForwarding
+	// what leads from the workspace to the client, its authentication agent and display
+	// included. What is open goes on.
+	NoLocalForwarding, NoRemoteForwarding bool
+	// AcceptEnv has the names of variables that clients may set, separated by commas; one
+	// may end in "*". "" means any. Our own are always taken.
+	AcceptEnv string
 }
 
 const (

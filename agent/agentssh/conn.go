@@ -49,6 +49,7 @@ type conn struct {
 	apps          map[target]string     // where forwards have found an app
 	reportedUntil time.Time             // the rate of rows for forwards is used up until then
 	shared        sharedRow
+	untold        string // what the policy refused, and no session has said
 }
 
 // stop ends the connection for cause a, unless it ended before, and returns at once.

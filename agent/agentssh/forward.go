@@ -170,6 +170,12 @@ func (f *forward) see(do func(parts *sync.WaitGroup, report func(disconnect.Attr
 
 // lead connects the channel that the client asked for with its target.
 func (f *forward) lead(nch ssh.NewChannel, parts *sync.WaitGroup, report func(disconnect.Attribution)) {
+	if f.c.srv.forbids(localForwarding) {
+		f.begin(nil)
+		report(denied(localForwarding))
+		_ = nch.Reject(ssh.Prohibited, deniedText(localForwarding))
+		return
+	}
 	peer, err := f.dial()
 	f.begin(peer)
 	if err != nil {

@@ -129,6 +129,9 @@ func (s *session) start(command string) (p *process, err error) {
 		})
 	}
 	s.settings = s.c.srv.cfg.Settings()
+	if (s.kind == KindSFTP || s.kind == KindExec && transfersFiles(command)) && s.c.srv.forbids(fileTransfer) {
+		return nil, &disconnect.EndedError{Attribution: denied(fileTransfer)}
+	}
 	switch s.kind {
 	case KindAttach:
 		return s.attach(command)
@@ -200,6 +203,9 @@ func parseModes(encoded string) map[uint8]uint32 {
 func (s *session) setEnv(payload []byte) bool {
 	var m envPayload
 	if s.kind != "" || ssh.Unmarshal(payload, &m) != nil || !clientMaySet(m.Name, m.Value) || len(s.env) >= maxClientEnv {
+		return false
+	}
+	if policy, _ := s.c.srv.currentPolicy(); !policy.acceptsEnv(m.Name) {
 		return false
 	}
 	if m.Name == appVariable {

@@ -116,6 +116,7 @@ func (s *session) run() {
 		s.answer()
 		return
 	}
+	s.tellRefused()
 	if s.proc == nil {
 		s.end.Set(judgeStart(s.startErr))
 		s.report()

@@ -46,6 +46,10 @@ func (s *session) openX11(payload []byte) bool {
 	if s.kind != "" || s.x11 != nil {
 		return false
 	}
+	if s.c.srv.forbids(remoteForwarding) {
+		a := denied(remoteForwarding)
+		return s.refuse("X11 forwarding", a.Reason, a.Detail)
+	}
 	var m struct {
 		Single           bool
 		Protocol, Cookie string

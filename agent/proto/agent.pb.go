@@ -1051,10 +1051,16 @@ type Orders_Policy struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// idle_timeout ends a session without input or output for that long, session_limit
 	// one that has lasted that long; 0: never. *_rule names where the value is from.
-	IdleTimeout   *durationpb.Duration `protobuf:"bytes,1,opt,name=idle_timeout,json=idleTimeout,proto3" json:"idle_timeout,omitempty"`
-	IdleRule      string               `protobuf:"bytes,2,opt,name=idle_rule,json=idleRule,proto3" json:"idle_rule,omitempty"`
-	SessionLimit  *durationpb.Duration `protobuf:"bytes,3,opt,name=session_limit,json=sessionLimit,proto3" json:"session_limit,omitempty"`
-	SessionRule   string               `protobuf:"bytes,4,opt,name=session_rule,json=sessionRule,proto3" json:"session_rule,omitempty"`
+	IdleTimeout  *durationpb.Duration `protobuf:"bytes,1,opt,name=idle_timeout,json=idleTimeout,proto3" json:"idle_timeout,omitempty"`
+	IdleRule     string               `protobuf:"bytes,2,opt,name=idle_rule,json=idleRule,proto3" json:"idle_rule,omitempty"`
+	SessionLimit *durationpb.Duration `protobuf:"bytes,3,opt,name=session_limit,json=sessionLimit,proto3" json:"session_limit,omitempty"`
+	SessionRule  string               `protobuf:"bytes,4,opt,name=session_rule,json=sessionRule,proto3" json:"session_rule,omitempty"`
+	// blocked are of file_transfer, local_forwarding and remote_forwarding. A word that
+	// an agent does not know is no concern of its.
+	Blocked []string `protobuf:"bytes,5,rep,name=blocked,proto3" json:"blocked,omitempty"`
+	// accept_env are names of variables that clients may set, which may end in "*"; none:
+	// any.
+	AcceptEnv     []string `protobuf:"bytes,6,rep,name=accept_env,json=acceptEnv,proto3" json:"accept_env,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1115,6 +1121,20 @@ func (x *Orders_Policy) GetSessionRule() string {
 		return x.SessionRule
 	}
 	return ""
+}
+
+func (x *Orders_Policy) GetBlocked() []string {
+	if x != nil {
+		return x.Blocked
+	}
+	return nil
+}
+
+func (x *Orders_Policy) GetAcceptEnv() []string {
+	if x != nil {
+		return x.AcceptEnv
+	}
+	return nil
 }
 
 type Orders_Notice struct {
@@ -1432,7 +1452,7 @@ const file_agent_proto_agent_proto_rawDesc = "" +
 	"\x02to\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02to\x12\x16\n" +
 	"\x06detail\x18\x03 \x01(\tR\x06detail\"7\n" +
 	"\x1bAnnounceConnectionsResponse\x12\x18\n" +
-	"\aunknown\x18\x01 \x03(\fR\aunknown\"\xcc\b\n" +
+	"\aunknown\x18\x01 \x03(\fR\aunknown\"\x85\t\n" +
 	"\x06Orders\x128\n" +
 	"\astopped\x18\x01 \x01(\v2\x1e.fairlead.agent.v1.Orders.StopR\astopped\x128\n" +
 	"\x06policy\x18\x02 \x01(\v2 .fairlead.agent.v1.Orders.PolicyR\x06policy\x128\n" +
@@ -1441,12 +1461,15 @@ const file_agent_proto_agent_proto_rawDesc = "" +
 	"\twithdrawn\x18\x05 \x03(\v2#.fairlead.agent.v1.Orders.WithdrawnR\twithdrawn\x12=\n" +
 	"\bverdicts\x18\x06 \x03(\v2!.fairlead.agent.v1.Orders.VerdictR\bverdicts\x1aA\n" +
 	"\x04Stop\x129\n" +
-	"\agoodbye\x18\x01 \x01(\v2\x1f.fairlead.disconnect.v1.GoodbyeR\agoodbye\x1a\xc6\x01\n" +
+	"\agoodbye\x18\x01 \x01(\v2\x1f.fairlead.disconnect.v1.GoodbyeR\agoodbye\x1a\xff\x01\n" +
 	"\x06Policy\x12<\n" +
 	"\fidle_timeout\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\vidleTimeout\x12\x1b\n" +
 	"\tidle_rule\x18\x02 \x01(\tR\bidleRule\x12>\n" +
 	"\rsession_limit\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\fsessionLimit\x12!\n" +
-	"\fsession_rule\x18\x04 \x01(\tR\vsessionRule\x1a\xc2\x01\n" +
+	"\fsession_rule\x18\x04 \x01(\tR\vsessionRule\x12\x18\n" +
+	"\ablocked\x18\x05 \x03(\tR\ablocked\x12\x1d\n" +
+	"\n" +
+	"accept_env\x18\x06 \x03(\tR\tacceptEnv\x1a\xc2\x01\n" +
 	"\x06Notice\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x126\n" +
 	"\bdeadline\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\bdeadline\x121\n" +

@@ -93,6 +93,8 @@ func (s *story) refusal() string {
 		return "a second agent with the identity of " + s.workspace() + " came" + s.when() + ", and the older one was told to stop" + s.because()
 	case d.ConnectionRefused:
 		return "nothing was listening where " + s.link() + " should begin" + s.when() + s.because()
+	case d.PolicyDenied:
+		return "the policy of " + s.workspace() + " does not allow what " + s.link() + " was for" + s.because()
 	case d.ProtocolError:
 		return s.process(s.v.Initiator) + " sent what is not valid" + s.when() + s.because()
 	case d.SlowPeer:

@@ -12,11 +12,19 @@ type Orders struct {
 	// StoppedAt is when StoppedBy stopped the workspace; zero: it is not stopped.
 	StoppedAt time.Time
 	StoppedBy string // user name
-	// IdleTimeout and SessionLimit bound its sessions; 0: never, nil: the server's
-	// default counts.
-	IdleTimeout, SessionLimit *time.Duration
+	Policy
 	// Notice is the platform's last word that the host will be gone.
 	Notice Notice
+}
+
+// Policy is what a workspace's sessions may do.
+type Policy struct {
+	// IdleTimeout and SessionLimit bound sessions; 0: never, nil: the server's default
+	// counts.
+	IdleTimeout, SessionLimit *time.Duration
+	// Blocked are words, separated by commas; AcceptEnv are the names of variables that
+	// clients may set, the same way, and "" any.
+	Blocked, AcceptEnv string
 }
 
 // Notice is a platform's word, given at At, that a host will be gone at the deadline.
@@ -28,22 +36,26 @@ type Notice struct {
 
 // ordersColumns are those of Orders, in the order of scanOrders.
 const ordersColumns = `workspaces.stopped_at, workspaces.stopped_by, workspaces.idle_timeout_ms,
-	workspaces.session_limit_ms, workspaces.notice_kind, workspaces.notice_at, workspaces.notice_deadline`
+	workspaces.session_limit_ms, workspaces.notice_kind, workspaces.notice_at, workspaces.notice_deadline,
+	workspaces.blocked, workspaces.accept_env`
 
 // scannedOrders are the columns of Orders as the database gives them.
 type scannedOrders struct {
 	stoppedAt, idle, limit, noticeAt, deadline sql.NullInt64
-	stoppedBy, kind                            string
+	stoppedBy, kind, blocked, acceptEnv        string
 }
 
 func (o *scannedOrders) dest() []any {
-	return []any{&o.stoppedAt, &o.stoppedBy, &o.idle, &o.limit, &o.kind, &o.noticeAt, &o.deadline}
+	return []any{&o.stoppedAt, &o.stoppedBy, &o.idle, &o.limit, &o.kind, &o.noticeAt, &o.deadline, &o.blocked, &o.acceptEnv}
 }
 
 func (o *scannedOrders) orders() Orders {
 	return Orders{
 		StoppedAt: fromNullMicros(o.stoppedAt), StoppedBy: o.stoppedBy,
-		IdleTimeout: fromNullMillis(o.idle), SessionLimit: fromNullMillis(o.limit),
+		Policy: Policy{
+			IdleTimeout: fromNullMillis(o.idle), SessionLimit: fromNullMillis(o.limit),
+			Blocked: o.blocked, AcceptEnv: o.acceptEnv,
+		},
 		Notice: Notice{Kind: o.kind, At: fromNullMicros(o.noticeAt), Deadline: fromNullMicros(o.deadline)},
 	}
 }
@@ -77,11 +89,11 @@ func (s *Store) StartWorkspace(ctx context.Context, id string) (changed bool, er
 		`UPDATE workspaces SET stopped_at = NULL, stopped_by = '' WHERE id = $1 AND stopped_at IS NOT NULL`, id)
 }
 
-// SetPolicy sets the bounds of a workspace's sessions, to the millisecond; nil: the
-// server's default. No such workspace is ErrNotFound.
-func (s *Store) SetPolicy(ctx context.Context, id string, idleTimeout, sessionLimit *time.Duration) error {
-	err := affectOne(ctx, s.write, `UPDATE workspaces SET idle_timeout_ms = $1, session_limit_ms = $2 WHERE id = $3`,
-		nullMillis(idleTimeout), nullMillis(sessionLimit), id)
+// SetPolicy sets what a workspace's sessions may do, times to the millisecond. No such
+// workspace is ErrNotFound.
+func (s *Store) SetPolicy(ctx context.Context, id string, p Policy) error {
+	err := affectOne(ctx, s.write, `UPDATE workspaces SET idle_timeout_ms = $1, session_limit_ms = $2, blocked = $3, accept_env = $4 WHERE id = $5`,
+		nullMillis(p.IdleTimeout), nullMillis(p.SessionLimit), p.Blocked, p.AcceptEnv, id)
 	if err != nil {
 		return fmt.Errorf("set policy: %w", err)
 	}

@@ -257,15 +257,16 @@ func testOrders(t *testing.T, s *store.Store) {
 		require.Equal(t, i == 0, changed)
 	}
 	never, hour := time.Duration(0), time.Hour
-	require.NoError(t, s.SetPolicy(ctx, dev.ID, &never, &hour))
-	stored(store.Orders{IdleTimeout: &never, SessionLimit: &hour})
-	require.NoError(t, s.SetPolicy(ctx, dev.ID, nil, nil))
+	policy := store.Policy{IdleTimeout: &never, SessionLimit: &hour, Blocked: "file_transfer,local_forwarding", AcceptEnv: "LANG,LC_*"}
+	require.NoError(t, s.SetPolicy(ctx, dev.ID, policy))
+	stored(store.Orders{Policy: policy})
+	require.NoError(t, s.SetPolicy(ctx, dev.ID, store.Policy{}))
 	notice := store.Notice{Kind: "drained", At: t0, Deadline: t0.Add(time.Hour)}
 	require.NoError(t, s.SetNotice(ctx, dev.ID, notice))
 	stored(store.Orders{Notice: notice})
 	require.NoError(t, s.SetNotice(ctx, dev.ID, store.Notice{}))
 	stored(store.Orders{})
-	require.ErrorIs(t, s.SetPolicy(ctx, "nothing", nil, nil), store.ErrNotFound)
+	require.ErrorIs(t, s.SetPolicy(ctx, "nothing", store.Policy{}), store.ErrNotFound)
 	for _, set := range []store.Settings{{Directory: "src", Environment: map[string]string{"A": "\"1\"=2", "B": ""}, MOTDFile: "/etc/motd"}, {}} {
 		require.NoError(t, s.SetSettings(ctx, dev.ID, set))
 		got, err := s.WorkspaceByID(ctx, dev.ID)
@@ -581,7 +582,7 @@ func TestOpenRefusals(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, db.Close())
 		_, err = store.Open(t.Context(), dir)
-		requireSentence(t, err, dir, "written by a newer Fairlead (schema 9999, this one knows 10)")
+		requireSentence(t, err, dir, "written by a newer Fairlead (schema 9999, this one knows 11)")
 	})
 	t.Run("garbage", func(t *testing.T) {
 		dir := t.TempDir()
