@@ -109,6 +109,7 @@ func (a *agentAPI) GetManifest(ctx context.Context, req *proto.GetManifestReques
 		displace(ctx, a.logger, older, "agent")
 		a.buryDisplaced(ctx, ws.ID, older)
 	}
+	a.connlog.LinkOf(link.ConnectionID(), link.PeerInstance())
 	a.welcomeBack(ws.ID, link)
 	// Orders that change from here on nudge this link.
 	orders, err := a.orders.current(ctx, ws.ID)

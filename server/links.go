@@ -389,6 +389,7 @@ func (s *Server) logLink(link *control.Link, p auth.Principal, remote string) *c
 	l := connlog.Link{
 		ID:          link.ConnectionID(),
 		ConnectType: disconnect.ClientToServer, IP: hostOf(remote), ClientVersion: link.PeerVersion(), ConnectedAt: s.opts.Now(),
+		Heard: link.LastHeard,
 	}
 	if p.Kind == auth.KindAgent {
 		l.ConnectType = disconnect.ServerToAgent

@@ -1,6 +1,8 @@
 package verdict
 
 import (
+	"cmp"
+
 	"fairlead.dev/fairlead/disconnect"
 )
 
@@ -29,10 +31,7 @@ func (h *hearing) deathRecorded() (finding, bool) {
 		if !ok {
 			continue
 		}
-		// A supervisor saw the end itself; a journal only sees that it is unclean. A journal
-		// that names the cause goes before one that does not.
-		if best == nil || f.confidence > found.confidence ||
-			(f.confidence == found.confidence && found.reason == disconnect.PeerCrashed && f.reason != disconnect.PeerCrashed) {
+		if best == nil || h.betterRecord(&f, &found) {
 			best, found = s, f
 		}
 	}
@@ -45,6 +44,39 @@ func (h *hearing) deathRecorded() (finding, bool) {
 		}
 	}
 	return found, true
+}
+
+// betterRecord compares two records of a death. If both ends died, the first did: the
+// kernels' closes tell the order, where one observer saw both. Of one party a supervisor saw
+// the end itself; a journal only sees that it is unclean, and one that names the cause goes
+// before one that does not.
+func (h *hearing) betterRecord(f, than *finding) bool {
+	if f.initiator != than.initiator {
+		if order := h.diedBefore(f.initiator, than.initiator); order != 0 {
+			return order < 0
+		}
+	}
+	return f.confidence > than.confidence ||
+		(f.confidence == than.confidence && than.reason == disconnect.PeerCrashed && f.reason != disconnect.PeerCrashed)
+}
+
+// diedBefore is below zero if one observer saw the kernel of a close a socket before it saw
+// that of b do so, above zero if after, and zero if nobody saw both.
+func (h *hearing) diedBefore(a, b disconnect.Initiator) int {
+	for x := range h.all() {
+		for y := range h.all() {
+			if x.observer == y.observer && x.fact.About == a && y.fact.About == b && h.closing(x) && h.closing(y) {
+				if order := cmp.Compare(x.at, y.at); order != 0 {
+					return order
+				}
+			}
+		}
+	}
+	return 0
+}
+
+func (h *hearing) closing(s *sighting) bool {
+	return (s.fact.Kind == SocketClosed || s.fact.Kind == SocketReset) && s.at != unknownTime && h.atOnset(s)
 }
 
 // recorded reads one obituary, if it is of an end of this connection and of this moment.

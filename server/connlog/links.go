@@ -34,14 +34,18 @@ type Link struct {
 	IP            string
 	ClientVersion string
 	ConnectedAt   time.Time
+	// Heard returns when something was last heard over the link; nil: just now.
+	Heard func() time.Time
 }
 
 // LinkRow is the row of a control link.
 type LinkRow struct {
-	log *Log
+	log   *Log
+	heard func() time.Time
 
 	// What follows is guarded by log.mu.
 	row     store.Connection // has a key once it is stored
+	proved  bool             // row.Peer is who it says to be
 	waiting bool             // it is in log.waiting
 	changed bool             // since it was last written
 }
@@ -55,38 +59,52 @@ func (l *Log) LinkOpened(link Link) *LinkRow {
 	if link.ID == "" {
 		link.ID = uuid.NewString()
 	}
-	r := &LinkRow{log: l, row: store.Connection{
+	r := &LinkRow{log: l, heard: link.Heard, row: store.Connection{
 		ID: link.ID, ConnectType: link.ConnectType, Type: store.TypeControl,
 		Workspace: link.Workspace, User: link.User, Instance: l.cfg.Instance, Peer: link.Instance,
 		IP: link.IP, ClientVersion: link.ClientVersion, ConnectedAt: link.ConnectedAt, Status: store.StatusOpen,
 	}}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if peer, known := l.early[link.ID]; known {
-		r.row.Peer = peer
-		delete(l.early, link.ID)
-	}
 	l.links[link.ID] = r
+	if peer, known := l.early[link.ID]; known {
+		delete(l.early, link.ID)
+		l.proveLocked(r, peer)
+	}
 	l.waitLocked(r, maxWaiting/2)
 	return r
 }
 
-// maxEarly bounds the links whose client is known before they are.
+// maxEarly bounds the links of which it is known whose they are before they are opened.
 const maxEarly = 1000
 
-// LinkOf says which client, by its address inside the tailnet, a control link is of, which
-// may be about to be opened.
+// LinkOf says that whoever is at the other end of a control link, which may be about to be
+// opened, has proved to be peer: of an agent the life of its process, of a client its
+// address inside the tailnet. From then on what becomes of the link is evidence of the
+// party's connections.
 func (l *Log) LinkOf(id, peer string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	r := l.links[id]
-	switch {
-	case r == nil && len(l.early) < maxEarly:
-		l.early[id] = peer
-	case r != nil && r.row.Peer != peer:
-		r.row.Peer = peer
-		l.waitLocked(r, maxWaiting/2)
+	if r := l.links[id]; r != nil {
+		was := r.row.Peer
+		if l.proveLocked(r, peer); r.row.Peer != was {
+			l.waitLocked(r, maxWaiting/2)
+		}
+		return
 	}
+	if len(l.early) >= maxEarly { // of links that had ended already
+		clear(l.early)
+	}
+	l.early[id] = peer
+}
+
+func (l *Log) proveLocked(r *LinkRow, peer string) {
+	if r.proved && r.row.Peer == peer {
+		return
+	}
+	l.strikeLocked(r)
+	r.row.Peer, r.proved = peer, true
+	l.enlistLocked(r)
 }
 
 // Revise replaces the end of a row that was closed: it is known better now.
@@ -104,7 +122,9 @@ func (r *LinkRow) Ended(at time.Time, ending disconnect.Attribution) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.links, r.row.ID)
+	l.strikeLocked(r)
 	closeRow(&r.row, at, ending)
+	l.linkLostLocked(r)
 	if l.waitLocked(r, maxWaiting) {
 		return
 	}
@@ -144,6 +164,7 @@ type own struct {
 	was    []store.Connection // what is to be stored of links
 	rows   []store.Connection // what was stored
 	silent map[string]*silence
+	seen   []remark
 	now    time.Time
 }
 
@@ -161,18 +182,16 @@ func (l *Log) takeOwn() *own {
 			o.silent[workspace] = s
 		}
 	}
-	if len(o.was)+len(o.silent) == 0 {
+	o.seen = slices.Clone(l.remarks[:min(len(l.remarks), maxOwn)])
+	if len(o.was)+len(o.silent)+len(o.seen) == 0 {
 		return nil
 	}
 	return o
 }
 
 func (o *own) apply(ctx context.Context, tx *store.ConnTx) (changed []store.Connection, err error) {
-	for workspace, s := range o.silent {
+	for workspace := range o.silent {
 		if err := tx.Unheard(ctx, workspace); err != nil {
-			return nil, err
-		}
-		if err := remarkLost(ctx, tx, workspace, s, o.now); err != nil {
 			return nil, err
 		}
 	}
@@ -186,6 +205,13 @@ func (o *own) apply(ctx context.Context, tx *store.ConnTx) (changed []store.Conn
 		if !named {
 			changed = append(changed, *row)
 		}
+	}
+	for i := range o.seen {
+		better, err := o.seen[i].write(ctx, tx, o.now)
+		if err != nil {
+			return nil, err
+		}
+		changed = append(changed, better...)
 	}
 	return changed, nil
 }
@@ -247,5 +273,6 @@ func (l *Log) ownWritten(o *own, err error) (more bool) {
 		r.waiting = r.changed
 	}
 	l.waiting = slices.DeleteFunc(l.waiting, func(r *LinkRow) bool { return !r.waiting })
-	return len(l.waiting) > 0
+	l.remarks = l.remarks[min(len(o.seen), len(l.remarks)):]
+	return len(l.waiting)+len(l.remarks) > 0
 }

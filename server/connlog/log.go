@@ -61,7 +61,10 @@ type Log struct {
 	silent  map[string]*silence
 	links   map[string]*LinkRow // those that are open, by id
 	early   map[string]string   // peers of links that are about to be opened, by id
-	feeds   map[*Feed]bool      // nil once the log is closed
+	byParty map[Party]map[*LinkRow]bool
+	lost    map[Party]lost // the last link, if that is lost
+	remarks []remark       // to be written, in order
+	feeds   map[*Feed]bool // nil once the log is closed
 }
 
 // New returns a log that takes what the server's former life left open: control links
@@ -86,7 +89,7 @@ func New(ctx context.Context, cfg Config) (*Log, error) {
 	l := &Log{
 		cfg: cfg, changes: make(chan *change), written: make(chan struct{}, 1), leased: make(chan struct{}, 1),
 		done: make(chan struct{}), silent: map[string]*silence{}, feeds: map[*Feed]bool{},
-		links: map[string]*LinkRow{}, early: map[string]string{},
+		links: map[string]*LinkRow{}, early: map[string]string{}, byParty: map[Party]map[*LinkRow]bool{}, lost: map[Party]lost{},
 	}
 	l.work.Go(l.writeAll)
 	if err := l.takeOver(ctx); err != nil {
@@ -126,10 +129,19 @@ func (l *Log) takeOver(ctx context.Context) error {
 				if err := tx.Update(ctx, &row); err != nil {
 					return nil, err
 				}
-				if err := testify(ctx, tx, &row, ownDeath(row.Word, alive, l.cfg.Now()), l.cfg.Now()); err != nil {
+				if err := testify(ctx, tx, &row, ownEnd(row.Word, alive, l.cfg.Now()), l.cfg.Now()); err != nil {
 					return nil, err
 				}
 				closed = append(closed, row)
+			}
+		}
+		sessions, err := tx.Live(ctx, "", disconnect.AgentToClient)
+		if err != nil {
+			return nil, err
+		}
+		for i := range sessions {
+			if _, err := keep(ctx, tx, &sessions[i], ownRestart(alive, l.cfg.Now(), l.cfg.Instance, len(closed) > 0), l.cfg.Now()); err != nil {
+				return nil, err
 			}
 		}
 		if err := tx.Unheard(ctx, ""); err != nil {

@@ -71,6 +71,11 @@ func (l *Log) Report(ctx context.Context, agent Agent, sentAt time.Time, reports
 			case err != nil:
 				return nil, err
 			}
+			for i := range rows {
+				if _, err := l.addAlive(ctx, tx, &rows[i], false); err != nil {
+					return nil, err
+				}
+			}
 			changed = append(changed, rows...)
 		}
 		found = no

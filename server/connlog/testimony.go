@@ -109,7 +109,11 @@ func (l *Log) Testify(ctx context.Context, id string, t verdict.Testimony) error
 			t.Clock.Offset = now.Sub(t.Clock.Wall).Microseconds()
 		}
 		better, err := revise(ctx, tx, &row, t, now)
-		if err != nil || !better {
+		if err != nil {
+			return nil, err
+		}
+		again, err := l.addAlive(ctx, tx, &row, true)
+		if err != nil || !better && !again {
 			return nil, err
 		}
 		return []store.Connection{row}, nil
@@ -198,34 +202,26 @@ func linkEnded(row *store.Connection) verdict.Testimony {
 	return t
 }
 
-// remarkLost adds what the server saw of the end of an agent's link to all that the agent
-// had open.
-func remarkLost(ctx context.Context, tx *store.ConnTx, workspaceID string, s *silence, now time.Time) error {
-	facts := lostFacts(disconnect.Agent, s.ending, s.since)
-	if len(facts) == 0 {
-		return nil
-	}
-	rows, err := tx.Live(ctx, workspaceID, disconnect.AgentToClient)
-	if err != nil {
-		return err
-	}
-	for i := range rows {
-		err := testify(ctx, tx, &rows[i], verdict.Testimony{
-			ID:       fmt.Sprintf("link_lost %d", s.since.UnixMicro()),
-			Observer: disconnect.Server, Kind: verdict.Remark, FirstNoticed: verdict.Moment{Wall: s.since}, Facts: facts,
-		}, now)
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// ownDeath is what the server testifies of its former life, which died after alive.
-func ownDeath(ending disconnect.Attribution, alive, now time.Time) verdict.Testimony {
+// ownEnd is what the server testifies of a control link of its former life, which was last
+// known to live at alive.
+func ownEnd(ending disconnect.Attribution, alive, now time.Time) verdict.Testimony {
 	t := byServer("obituary", disconnect.Attribution{}, now, 0, verdict.Fact{
 		Kind: verdict.Obituary, Outcome: verdict.Crashed, At: verdict.Moment{Wall: alive}, Until: verdict.Moment{Wall: now}, Text: ending.Detail,
 	})
 	t.LastGood = verdict.Moment{Wall: alive}
 	return t
+}
+
+// ownRestart is what the server testifies to the sessions that its former life left open:
+// from alive until now nobody saw what became of their ends' links. One that stopped in
+// order has closed its own links.
+func ownRestart(alive, now time.Time, instance string, died bool) verdict.Testimony {
+	fact := verdict.Fact{
+		Kind: verdict.Obituary, Outcome: verdict.Clean, At: verdict.Moment{Wall: alive}, Until: verdict.Moment{Wall: now},
+		Text: "the server was stopped, and started again",
+	}
+	if died {
+		fact.Outcome, fact.Text = verdict.Crashed, "the server died without a goodbye, and was started again"
+	}
+	return byRemark("restart "+instance, time.Time{}, []verdict.Fact{fact})
 }

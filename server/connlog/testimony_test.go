@@ -69,11 +69,19 @@ func TestServersRemarkIsEvidence(t *testing.T) {
 	r := newRig(t, nil)
 	agent, id, began := r.agent(r.ws, "life"), uuid.NewString(), time.Now().Add(-time.Minute)
 	r.report(agent, opened(id, began))
-	r.log.AgentLost(r.ws.ID, time.Now(), attr(disconnect.NetworkError, disconnect.Network, "EOF"))
-	require.Eventually(t, func() bool { return r.row(id).Status == store.StatusUnheard }, time.Minute, time.Millisecond)
-	row := r.row(id)
-	raw, err := r.db.Testimonies(t.Context(), row.Key)
-	require.NoError(t, err)
+	stranger, link := r.log.LinkOpened(r.link()), r.log.LinkOpened(r.link())
+	r.log.LinkOf(link.ID(), "life")
+	eof := attr(disconnect.NetworkError, disconnect.Network, "EOF")
+	stranger.Ended(time.Now(), eof) // who has not registered says nothing of the agent
+	link.Ended(time.Now(), eof)
+	r.log.AgentLost(r.ws.ID, time.Now(), eof)
+	var raw []store.RawTestimony
+	require.Eventually(t, func() bool {
+		var err error
+		raw, err = r.db.Testimonies(t.Context(), r.row(id).Key)
+		require.NoError(t, err)
+		return len(raw) > 0 && r.row(id).Status == store.StatusUnheard
+	}, time.Minute, time.Millisecond)
 	require.Len(t, raw, 1)
 	require.Contains(t, string(raw[0].Body), `"socket_closed"`)
 	require.Equal(t, disconnect.Server, raw[0].Observer)

@@ -97,8 +97,9 @@ func (l *Log) gather(first *change) []*change {
 
 // more reports whether the log itself has something to write.
 func (l *Log) more() bool {
-	waiting, _ := l.Waiting()
-	return waiting > 0
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.waiting)+len(l.remarks) > 0
 }
 
 // WriteFailures tells how many transactions the database did not take. What was in them

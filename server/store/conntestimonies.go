@@ -19,16 +19,23 @@ type RawTestimony struct {
 
 // maxTestimonies bounds those of one observer of one connection, so that nobody leaves no
 // place for the others. The first are kept.
-const maxTestimonies = 16
+const (
+	maxTestimonies = 16
+	maxOwn         = 64 // of the server's own, which sees every loss of a link in a long session
+)
 
 // InsertTestimony adds a testimony to a connection. One of the same observer and id that
 // is there stays as it is. It reports whether it was added.
 func (t *ConnTx) InsertTestimony(ctx context.Context, key int64, raw RawTestimony) (added bool, err error) {
+	most := maxTestimonies
+	if raw.Observer == disconnect.Server {
+		most = maxOwn
+	}
 	res, err := t.exec(ctx, `INSERT INTO testimonies (connection, observer, testimony, principal, received_at, body)
 		SELECT $1, $2, $3, $4, $5, $6
 		WHERE (SELECT COUNT(*) FROM testimonies WHERE connection = $1 AND observer = $2) < $7
 		ON CONFLICT (connection, observer, testimony) DO NOTHING`,
-		key, int(raw.Observer), raw.ID, raw.Principal, micros(raw.Received), string(raw.Body), maxTestimonies)
+		key, int(raw.Observer), raw.ID, raw.Principal, micros(raw.Received), string(raw.Body), most)
 	if err != nil {
 		return false, fmt.Errorf("insert testimony: %w", err)
 	}

@@ -96,6 +96,11 @@ func (r ConnReader) rows(ctx context.Context, where string, args ...any) ([]Conn
 	return collect(rows, scanConnection)
 }
 
+// ByID returns the row with an id, or none.
+func (r ConnReader) ByID(ctx context.Context, id string) ([]Connection, error) {
+	return r.rows(ctx, `c.id = $1`, id)
+}
+
 // maxAround bounds the rows that are looked at around one.
 const maxAround = 64
 
