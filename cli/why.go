@@ -76,7 +76,9 @@ func (a *whyAnswer) print(s streams, now time.Time) error {
 	if a.NextStep != "" {
 		fmt.Fprintln(s.out, plain(a.NextStep))
 	}
-	fmt.Fprintln(s.out)
+	if a.Who != "" {
+		fmt.Fprintln(s.out)
+	}
 	w := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
 	for _, line := range [...]struct{ name, value string }{
 		{"who", a.Who}, {"how sure", a.Confidence}, {"not final", a.Waiting}, {"incident", a.incident()},

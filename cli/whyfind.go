@@ -69,6 +69,8 @@ func (q *inquiry) answer(ctx context.Context, name string) (*whyAnswer, error) {
 		return nil, context.Cause(ctx)
 	case noServer(err) && noted != nil:
 		return q.byMachine(noted, "The server cannot be reached; this is what this machine noted.", now), nil
+	case refused(err) && noted != nil:
+		return q.byMachine(noted, "The server does not accept this login any more; this is what this machine noted.", now), nil
 	case noServer(err):
 		return nil, fmt.Errorf("%w; and this machine noted no session of the last 24 hours", err)
 	case err != nil:
@@ -215,6 +217,12 @@ func noServer(err error) bool {
 	return false
 }
 
+// refused reports whether the server does not know who asks.
+func refused(err error) bool {
+	var api *sdk.Error
+	return errors.As(err, &api) && api.Status == http.StatusUnauthorized
+}
+
 func notFound(err error) bool { return sdk.IsCode(err, sdk.CodeNotFound) }
 
 // noted is what this machine noted of the session that a person means; nil: nothing.
@@ -252,7 +260,7 @@ func (q *inquiry) byServer(row sdk.Connection, now time.Time) *whyAnswer {
 	a := &whyAnswer{Source: fromServer, ConnectionID: row.ID, Workspace: reachedAs(row, q.user)}
 	switch v, ok := verdictOf(row); {
 	case row.Explanation == nil:
-		a.Explanation = goesOn(row, now)
+		a.Explanation = goesOn(row, a.Workspace, now)
 	case !ok:
 		a.Explanation = *row.Explanation
 	default:
@@ -315,7 +323,7 @@ func asLogged(row sdk.Connection) (v verdict.Verdict, ok bool) {
 }
 
 // goesOn is of a connection that has neither ended nor was interrupted.
-func goesOn(row sdk.Connection, now time.Time) sdk.Explanation {
+func goesOn(row sdk.Connection, workspace string, now time.Time) sdk.Explanation {
 	what := "session"
 	switch row.Type {
 	case "port_forward", "jetbrains", "vscode":
@@ -323,8 +331,8 @@ func goesOn(row sdk.Connection, now time.Time) sdk.Explanation {
 	case "control":
 		what = "link to the server"
 	}
-	if row.Workspace != "" {
-		what += " on " + row.Workspace
+	if workspace != "" {
+		what += " on " + workspace
 	}
 	state := "it is open"
 	if row.Status == "unheard" {

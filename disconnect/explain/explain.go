@@ -153,6 +153,14 @@ func (s *story) began() string {
 		return "the program on " + s.workspace()
 	case s.v.Reason == disconnect.ProcessSignaled:
 		return "whoever sent the signal on " + s.workspace()
+	case s.v.Reason == disconnect.AdminTerminated:
+		return "an operator"
+	case s.v.Reason == disconnect.WorkspaceStopped:
+		return "whoever stopped the workspace"
+	case s.v.Reason == disconnect.AuthRevoked:
+		return "whoever withdrew the right"
+	case s.v.Reason == disconnect.IdleTimeout, s.v.Reason == disconnect.SessionLimit, s.v.Reason == disconnect.AuthExpired:
+		return "nobody: a rule did, which " + s.party(s.v.Initiator) + " keeps"
 	}
 	return s.who(s.v.Initiator)
 }

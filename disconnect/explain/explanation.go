@@ -100,7 +100,9 @@ func (s *story) timeline(frame Frame) []sdk.TimelineEntry {
 	}
 	for _, items := range [][]verdict.Item{s.v.Used, s.v.Kept} {
 		for i := range items {
-			all = append(all, s.entry(&items[i]))
+			if !s.saidOtherwise(&items[i]) {
+				all = append(all, s.entry(&items[i]))
+			}
 		}
 	}
 	if !frame.Ended.IsZero() {
@@ -118,6 +120,23 @@ func (s *story) timeline(frame Frame) []sdk.TimelineEntry {
 		return a.At.Compare(*b.At)
 	})
 	return all
+}
+
+// saidOtherwise reports whether an account says no more than a fact of the same witness.
+func (s *story) saidOtherwise(item *verdict.Item) bool {
+	if item.Fact.Kind != verdict.Account {
+		return false
+	}
+	for _, items := range [][]verdict.Item{s.v.Used, s.v.Kept} {
+		for i := range items {
+			o := &items[i]
+			if o.Source == item.Source && o.Fact.Kind != verdict.Account && o.Role == item.Role &&
+				o.Fact.Cause.Reason == item.Fact.Cause.Reason && o.Fact.Cause.Initiator == item.Fact.Cause.Initiator {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func (s *story) entry(item *verdict.Item) sdk.TimelineEntry {

@@ -196,3 +196,42 @@ func TestTestimonies(t *testing.T) {
 	require.Equal(t, scenario.SA, got[2].Leg)
 	require.Equal(t, scenario.Interruption, got[3].Kind)
 }
+
+// TestNormal: two runs of one scenario give the same text, and two answers do not.
+func TestNormal(t *testing.T) {
+	answer := func(at, program, id, sentence, order string) string {
+		return "exit code 0\n" + sentence + "\n\n  who  you\n\nBy the server's clock:\n" +
+			"  " + at + " ±2s  your computer slept until 14:31:02 (this decided)\n" + order +
+			"\n  The row of the log: " + program + " connections show " + id + "\n"
+	}
+	first := normal(answer("14:02:11", "/tmp/x-1/fairlead", "0123abcd", "Your computer slept from 14:02 to 14:31.", "  14:40:00  the agent of dev heard it (agrees)\n"))
+	second := normal(answer("Nov 23 23:59:59", "/tmp/y/fairlead", "ffffffff", "Your computer slept for 12.5s at 09:00.", ""))
+	require.Equal(t, first, second)
+	require.Contains(t, first, "\nYour computer slept from TIME to TIME.\n")
+	require.Contains(t, first, "\n  TIME your computer slept until TIME (this decided)\n")
+	require.Contains(t, first, "fairlead connections show ID\n")
+	other := normal(answer("14:02:11", "fairlead", "0123abcd", "Your computer hung.", ""))
+	require.NotEqual(t, first, other)
+	require.Equal(t, "  - Your computer slept from TIME to TIME.\n  + Your computer hung.\n", differences(first, other))
+}
+
+// TestHoldWhy: a difference is a failure only where every change has to pass.
+func TestHoldWhy(t *testing.T) {
+	dir := t.TempDir()
+	row := func(name, why string) score.Result {
+		return score.Result{Rows: []score.Row{{Name: name, Outcome: score.Outcome{Why: why}}}}
+	}
+	o := options{why: dir, update: true}
+	for _, name := range []string{"exit-3", "agent-panics"} {
+		require.NoError(t, o.holdWhy(row(name, "so\n"), io.Discard))
+	}
+	o.update = false
+	var out strings.Builder
+	require.NoError(t, o.holdWhy(row("exit-3", "so\n"), &out))
+	require.Empty(t, out.String())
+	require.NoError(t, o.holdWhy(row("agent-panics", "otherwise\n"), &out))
+	require.Contains(t, out.String(), "  - so\n  + otherwise\n")
+	require.ErrorContains(t, o.holdWhy(row("exit-3", "otherwise\n"), &out), "1 answers")
+	require.ErrorContains(t, o.holdWhy(row("exit-0", "so\n"), &out), "1 answers")
+	require.Contains(t, out.String(), "exit-0 has no file")
+}

@@ -37,6 +37,7 @@ type options struct {
 	json     string
 	page     string
 	expect   string
+	why      string
 	update   bool
 	compare  string
 	overlay  string
@@ -100,7 +101,8 @@ func parse(args []string) (*options, error) {
 	flags.StringVar(&o.json, "json", "", "write the result to this file")
 	flags.StringVar(&o.page, "page", "", "write the result as a page to this file")
 	flags.StringVar(&o.expect, "expect", "", "fail where a mark is worse than this file says")
-	flags.BoolVar(&o.update, "update", false, "with -expect: write the file anew")
+	flags.StringVar(&o.why, "why", "", "hold what fairlead why answers against the files in this directory")
+	flags.BoolVar(&o.update, "update", false, "with -expect and -why: write the files anew")
 	flags.StringVar(&o.compare, "compare", "", "tell in which rows the result differs from this earlier one")
 	flags.StringVar(&o.overlay, "overlay", "", "build the program with this overlay (see go help build)")
 	flags.StringVar(&o.version, "version", "", "what to call the program in the tables")

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -147,7 +148,7 @@ func (o *options) publish(r score.Result, out io.Writer) error {
 			fmt.Fprintln(out, "differs:", difference)
 		}
 	}
-	return o.hold(r, out)
+	return errors.Join(o.hold(r, out), o.holdWhy(r, out))
 }
 
 // hold compares r with what is expected.

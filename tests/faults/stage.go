@@ -75,6 +75,7 @@ func (o *options) once(ctx context.Context, s scenario.Scenario) (outcome score.
 		st.open()
 		st.play()
 		outcome = st.listen()
+		outcome.Why = st.tellWhy()
 	})
 	outcome.Error = failure
 	return outcome

@@ -29,6 +29,8 @@ type Outcome struct {
 	Said     []Testimony `json:"said"` // in the order of time
 	Lived    bool        `json:"lived"`
 	ExitCode *int        `json:"exit_code,omitempty"` // of the client; nil: it runs
+	// Why is what fairlead why answered in the end, without what differs from run to run.
+	Why string `json:"why,omitempty"`
 	// Error is why the run shows nothing: the lab failed, not the program.
 	Error string `json:"error,omitempty"`
 }
