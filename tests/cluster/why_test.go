@@ -2,7 +2,8 @@ package cluster
 
 import (
 	"encoding/json"
-	"syscall"
+	"io/fs"
+	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -56,11 +57,21 @@ func TestWhy(t *testing.T) {
 	// A client that is killed tells of it by its next command, and so does why, at once.
 	p := s.Start("ssh", "dev", "--", "echo ready; exec sleep 1000")
 	p.Stdout.AwaitText(t, "ready")
-	site.Eventually(t, "its record", func() bool { return len(connections(t, s.Home, "--status", "open", "--connect-type", "agent_to_client")) == 1 })
-	site.Eventually(t, "an account of the client's death", func() bool {
-		_ = p.Cmd.Process.Signal(syscall.SIGKILL)
-		return why(t, s.Home).ConnectionID != id
+	var open []sdk.Connection
+	site.Eventually(t, "its row", func() bool {
+		open = connections(t, s.Home, "--status", "open", "--connect-type", "agent_to_client")
+		return len(open) == 1
 	})
+	site.Eventually(t, "its record", func() bool {
+		found := false
+		_ = filepath.WalkDir(s.Dir, func(path string, _ fs.DirEntry, _ error) error {
+			found = found || filepath.Base(filepath.Dir(path)) == open[0].ID // a file of it
+			return nil
+		})
+		return found
+	})
+	require.NoError(t, p.Cmd.Process.Kill())
+	site.Eventually(t, "an account of the client's death", func() bool { return why(t, s.Home).ConnectionID == open[0].ID })
 	killed := why(t, s.Home)
 	require.Regexp(t, `^Fairlead on your computer was killed or crashed at`, killed.Sentence)
 	require.False(t, killed.Expected)
