@@ -106,7 +106,7 @@ func Open(ctx context.Context, options Options) (*Client, error) {
 		}
 		return nil, fmt.Errorf("start tailnet node: %w", nodeErr)
 	}
-	c.node, c.relay = node, relay
+	c.node, c.relay, c.host = node, relay, hostwatch.Start()
 	book := tailnet.NewPeerBook(tailnet.PeerBookOptions{Remove: node.RemovePeer, OnRemoved: c.removed})
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	c.stop = stop
@@ -115,11 +115,10 @@ func Open(ctx context.Context, options Options) (*Client, error) {
 		Dial: c.dialAfter(link), Node: node, Book: book, Key: key, Logger: c.logger,
 		ConnectType: disconnect.ClientToServer, Initiator: disconnect.Client,
 		StunHost:     options.AccessURL.Hostname(),
-		OnRelayToken: relay.SetToken, OnPresence: c.presence, OnState: c.serverState,
+		OnRelayToken: relay.SetToken, OnPresence: c.presence, OnState: c.serverState, Explain: c.explain,
 	})
 	c.controller.Start(running)
 	node.WatchPaths(c.pathChanged)
-	c.host = hostwatch.Start()
 	c.host.Subscribe(c.hostIsBack)
 	return c, nil
 }

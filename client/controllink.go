@@ -2,8 +2,10 @@ package client
 
 import (
 	"context"
+	"fmt"
 	"time"
 
+	"fairlead.dev/fairlead/clock"
 	"fairlead.dev/fairlead/companion"
 	"fairlead.dev/fairlead/control"
 	"fairlead.dev/fairlead/disconnect"
@@ -13,6 +15,10 @@ import (
 // linkQuiet is the silence on a control link from which a person would be told: two of its
 // heartbeats.
 const linkQuiet = 8 * time.Second
+
+// linkLate is the silence on a control link that a heartbeat has ended unless something is
+// wrong.
+const linkLate = 5 * time.Second
 
 // follow keeps a record of a control link, and testifies of its end. Call it in the order
 // of dialling; Close waits for what it starts.
@@ -24,11 +30,14 @@ func (c *Client) follow(link *control.Link) {
 	c.tasks.Go(func() { records.keep(id, linkRecord, link.Done()) })
 	c.tasks.Go(func() {
 		<-link.Done() // the controller ends each link that it was given
-		t := linkTestimony(link.Ending(), link.LastHeard(), companion.Moment())
+		ending, noticed := link.Ending(), companion.Moment()
+		ending.Attribution = c.explain(ending.Attribution, link.LastHeard())
+		t := linkTestimony(ending, link.LastHeard(), noticed)
 		if t == nil {
 			return
 		}
 		t.Instance = c.options.Instance
+		t.Facts = append(t.Facts, c.host.Facts(before(noticed, max(time.Since(link.LastHeard()), linkQuiet)).Wall)...)
 		ctx, cancel := context.WithTimeout(context.Background(), testifyWait)
 		defer cancel()
 		records.deliver(ctx, id, t)
@@ -40,7 +49,7 @@ func (c *Client) follow(link *control.Link) {
 func linkTestimony(ending control.Ending, heard time.Time, noticed verdict.Moment) *verdict.Testimony {
 	silence := time.Since(heard)
 	silent := silence > linkQuiet
-	if ending.Goodbye && !silent && !ofNetwork(ending.Reason) || ending.Reason == disconnect.Unknown {
+	if ending.Goodbye && !silent && !lostTouch(ending.Reason) || ending.Reason == disconnect.Unknown {
 		return nil
 	}
 	t := newTestimony("ended", disconnect.ClientToServer)
@@ -77,6 +86,58 @@ func linkTestimony(ending control.Ending, heard time.Time, noticed verdict.Momen
 	return t
 }
 
+// explain says why a control link ended, or is left, on which bytes last came at heard: as
+// a says, unless this machine knows that it slept, or that its own network was down. Who
+// leaves over a link that is dead did not end it.
+func (c *Client) explain(a disconnect.Attribution, heard time.Time) disconnect.Attribution {
+	now := time.Now()
+	left := a.Reason == disconnect.ClientClosed && a.Initiator == disconnect.Client
+	silence := now.Sub(heard)
+	if !left && !ofNetwork(a.Reason) || left && silence <= linkLate {
+		return a
+	}
+	since := heard
+	if recently := now.Add(-linkQuiet); recently.Before(since) && !left {
+		since = recently // the server has said something since: that it had given us up
+	}
+	own, known := ownDoing(c.host.Facts(since), clock.Now().Add(-silence), left)
+	switch {
+	case known:
+		return own.On(disconnect.ClientToServer)
+	case left && silence > control.Silence:
+		return disconnect.Attribution{
+			ConnectType: disconnect.ClientToServer, Reason: disconnect.NetworkTimeout, Initiator: disconnect.Network,
+			Detail: fmt.Sprintf("nothing heard from the server for %v when the client left", silence.Round(time.Second)),
+		}
+	}
+	return a
+}
+
+// ownDoing is what of this machine's own facts ended a connection on which bytes last came
+// at heard: it slept, it did not run this process, or its network was down. still: only
+// what is so now.
+func ownDoing(facts []verdict.Fact, heard time.Time, still bool) (own disconnect.Attribution, known bool) {
+	for _, f := range facts {
+		lasts := f.Until.IsZero()
+		if f.At.Wall.After(heard.Add(linkQuiet)) || still && !lasts || lasts && f.At.Wall.Before(heard.Add(-linkQuiet)) {
+			continue // it came later, is over, or did not keep bytes from coming
+		}
+		lasted := f.Until.Wall.Sub(f.At.Wall).Round(time.Second)
+		switch f.Kind {
+		case verdict.Slept:
+			return disconnect.Attribution{Reason: disconnect.Suspended, Initiator: disconnect.Client,
+				Detail: fmt.Sprintf("the client's machine slept for %v", lasted)}, true
+		case verdict.TimerLate:
+			return disconnect.Attribution{Reason: disconnect.Suspended, Initiator: disconnect.Client,
+				Detail: fmt.Sprintf("the client's process stood still for %v", lasted)}, true
+		case verdict.LinkDown:
+			own, known = disconnect.Attribution{Reason: disconnect.NetworkUnreachable, Initiator: disconnect.Network,
+				Detail: disconnect.Scrub("the client's own network was down: " + f.Text)}, true
+		}
+	}
+	return own, known
+}
+
 // ofNetwork reports whether a reason says that somebody lost touch, and not why.
 func ofNetwork(r disconnect.Reason) bool {
 	switch r {
@@ -85,6 +146,9 @@ func ofNetwork(r disconnect.Reason) bool {
 	}
 	return false
 }
+
+// lostTouch is ofNetwork, or why an end knows that it was so.
+func lostTouch(r disconnect.Reason) bool { return ofNetwork(r) || r == disconnect.Suspended }
 
 // before is a moment by so much earlier.
 func before(m verdict.Moment, d time.Duration) verdict.Moment {

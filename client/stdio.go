@@ -96,7 +96,7 @@ func (w *Workspace) stdio(ctx context.Context, in io.Reader, out io.Writer, pare
 		defer s.mu.Unlock()
 		s.localErr = err
 	}()
-	end := SessionEnd{Attribution: s.run(ctx)}
+	end := SessionEnd{Attribution: w.knowing(s.run(ctx))}
 	end.noticed, end.parentKilled, end.broken = s.noticed, s.lost, s.broke
 	end.ConnectionID = w.connectionID(ctx, s.port)
 	switch end.Attribution.Reason {

@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -30,6 +31,7 @@ func (w *Workspace) testify(ctx context.Context, end SessionEnd) {
 	t := sessionTestimony(end)
 	t.Instance = w.config.instance
 	w.watch.Testify(t, end.noticed)
+	w.addHost(t)
 	r.rememberEnd(w.config.name, end, *t)
 	if end.Exited || uuid.Validate(end.ConnectionID) != nil {
 		return
@@ -93,10 +95,18 @@ func (w *Workspace) testifyInterruption(i companion.Interruption) {
 		t.Facts = append(t.Facts,
 			verdict.Fact{Kind: verdict.HeartbeatSilence, About: disconnect.Agent, At: t.LastGood, Until: again},
 			verdict.Fact{Kind: verdict.Resumed, At: again})
+		w.addHost(t)
 		w.tasks.Go(func() {
 			ctx, cancel := context.WithTimeout(context.Background(), testifyWait)
 			defer cancel()
 			r.deliver(ctx, id, t)
 		})
+	}
+}
+
+// addHost adds what this machine can testify of itself since the connection last worked.
+func (w *Workspace) addHost(t *verdict.Testimony) {
+	if w.config.facts != nil {
+		t.Facts = append(t.Facts, w.config.facts(t.LastGood.Wall.Add(-time.Second))...)
 	}
 }

@@ -104,6 +104,7 @@ func (s *session) end(ctx context.Context) SessionEnd {
 	default:
 		end.Attribution = s.workspace.lost(ctx, s.conn.port, s.conn.broken, &s.conn.told)
 	}
+	end.Attribution = s.workspace.knowing(end.Attribution)
 	end.ConnectionID = s.workspace.connectionID(ctx, s.conn.port)
 	return end
 }
@@ -162,6 +163,19 @@ func (w *Workspace) lost(ctx context.Context, port uint16, broken func() disconn
 	return broken()
 }
 
+// knowing is a, unless that only says that touch was lost and this machine knows why.
+func (w *Workspace) knowing(a disconnect.Attribution) disconnect.Attribution {
+	if !ofNetwork(a.Reason) {
+		return a
+	}
+	own, known := w.watch.Own()
+	if !known || own.Reason == a.Reason {
+		return a
+	}
+	own.Detail = disconnect.Scrub(own.Detail + "; " + a.Detail)
+	return own
+}
+
 // leaving says why the end of ctx ends the session: its own cause, or else the
 // user's choice.
 func (w *Workspace) leaving(ctx context.Context) disconnect.Attribution {
@@ -191,6 +205,10 @@ func (w *Workspace) left(how string) disconnect.Attribution {
 		a.Reason, a.Initiator = disconnect.NetworkTimeout, disconnect.Network
 		a.Detail = disconnect.Scrub(fmt.Sprintf("nothing heard from the agent for %v when the user gave up: %s",
 			time.Since(since).Round(time.Second), how))
+		if own, known := w.watch.Own(); known {
+			a.Reason, a.Initiator = own.Reason, own.Initiator
+			a.Detail = disconnect.Scrub(fmt.Sprintf("%s when the user gave up: %s", own.Detail, how))
+		}
 	}
 	return a
 }

@@ -191,6 +191,16 @@ func (w *Watch) Interrupted() (since time.Time, interrupted bool) {
 	return w.vigil.heardAt, true
 }
 
+// Own says why the present silence is this host's own doing, if it is one and is: it slept
+// or stood still, or its network was down.
+func (w *Watch) Own() (disconnect.Attribution, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	now := w.config.Clock()
+	w.vigil.look(now)
+	return w.vigil.lately(now)
+}
+
 // Terminals names the terminals that the agent kept for our user when it was last heard,
 // or some of them.
 func (w *Watch) Terminals() []string {

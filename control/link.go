@@ -25,6 +25,9 @@ const (
 	InstanceHeader = "X-Fairlead-Instance"
 )
 
+// Silence is how long a link's end bears to hear nothing, unless its options say otherwise.
+const Silence = 12 * time.Second
+
 const (
 	// ackWait is how long Close waits for the other end to acknowledge a goodbye.
 	ackWait = 200 * time.Millisecond
@@ -37,7 +40,7 @@ const (
 	endingWait = 250 * time.Millisecond
 
 	defaultHeartbeat = 4 * time.Second
-	defaultSilence   = 12 * time.Second
+	defaultSilence   = Silence
 
 	// maxInstance bounds an instance id or version from the wire, in bytes.
 	maxInstance = 64

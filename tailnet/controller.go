@@ -53,6 +53,9 @@ type ControllerConfig struct {
 	OnRelayToken func(string)
 	OnPresence   func(proto.NodeKey, Presence)
 	OnState      func(ControllerState)
+	// Explain may know better why a link ended, or is left, on which bytes last came at
+	// heard: this host slept, or its network was down. nil does not.
+	Explain func(a disconnect.Attribution, heard time.Time) disconnect.Attribution
 }
 
 // ControllerState is a change of a controller's link to the server.
@@ -381,6 +384,9 @@ func (c *Controller) leave(ctx context.Context, link *control.Link, coordination
 		goodbye = &g
 	}
 	_ = coordination.Close(nil)
+	if a := goodbye.On(c.cfg.ConnectType); c.explained(link, a) != a {
+		link.Abort(c.explained(link, a)) // nobody would hear the goodbye
+	}
 	_ = link.Close(*goodbye)
 	return c.linkEnded(link, nil)
 }
@@ -401,9 +407,17 @@ func (c *Controller) linkLost(ctx context.Context, link *control.Link, streamErr
 
 // linkEnded logs the one line of a link's ending.
 func (c *Controller) linkEnded(link *control.Link, streamErr error) disconnect.Attribution {
-	a := c.judge(link, streamErr)
+	a := c.explained(link, c.judge(link, streamErr))
 	a.Log(context.Background(), c.logger, "control link ended", slog.String("peer_instance", link.PeerInstance()))
 	return a
+}
+
+// explained is a, or what this host knows better.
+func (c *Controller) explained(link *control.Link, a disconnect.Attribution) disconnect.Attribution {
+	if c.cfg.Explain == nil {
+		return a
+	}
+	return c.cfg.Explain(a, link.LastHeard()).On(c.cfg.ConnectType)
 }
 
 // judge says why a link, or its stream, ended. A goodbye decides; a socket that was
