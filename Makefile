@@ -49,6 +49,13 @@ fuzz: ## every parser of bytes from the network, for FUZZTIME each
 bench: build ## measure beside stock OpenSSH; docs/performance.md explains the figures
 	$(GO) run -tags $(TAGS) ./tests/bench -binary $(BINARY)
 
+# About ten minutes, as root or where user namespaces are allowed. WIREGUARD names a program of
+# wireguard-go, which is no part of this repository: go install golang.zx2c4.com/wireguard@latest
+.PHONY: bench-speed
+bench-speed: build ## bulk, files, sessions and typing over network namespaces, beside OpenSSH
+	$(GO) run -tags $(TAGS) ./tests/bench -binary $(BINARY) -only raw,relayed
+	$(GO) run -tags $(TAGS) ./tests/bench speed -binary $(BINARY) -wireguard "$(WIREGUARD)"
+
 # Some minutes. SOAK="-soak.seed N" repeats a schedule.
 .PHONY: soak
 soak: build ## kill agents 100 times and servers 20 times, and see that the connection log is whole

@@ -76,6 +76,7 @@ var sections = []struct {
 	{"echo", (*bench).reportEcho},
 	{"bulk", (*bench).reportBulk},
 	{"raw", (*bench).reportRaw},
+	{"relayed", (*bench).reportRelayed},
 	{"memory", (*bench).reportMemory},
 	{"restart", (*bench).reportRestarts},
 	{"connlog", (*bench).reportLog},
@@ -166,11 +167,12 @@ func echo(cmd *exec.Cmd, keys int) ([]float64, error) {
 func (b *bench) reportBulk() error {
 	remote := fmt.Sprintf("head -c %d /dev/zero", b.bytes)
 	return b.interleave(fmt.Sprintf("one stream of %d MB through SSH", b.bytes>>20), "MB/s", b.streams, func(p peer) (float64, error) {
-		return throughput(p.command(remote), b.bytes)
+		return throughput(p.command(remote), b.bytes, func() {})
 	})
 }
 
-func throughput(cmd *exec.Cmd, want int64) (float64, error) {
+// throughput returns the MB/s of what a command writes. It calls began at the first byte.
+func throughput(cmd *exec.Cmd, want int64, began func()) (float64, error) {
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		return 0, err
@@ -181,6 +183,7 @@ func throughput(cmd *exec.Cmd, want int64) (float64, error) {
 	if _, err := io.ReadFull(out, make([]byte, 1)); err != nil { // set-up is measured elsewhere
 		return 0, err
 	}
+	began()
 	begin := time.Now()
 	n, err := io.Copy(io.Discard, out)
 	took := time.Since(begin)

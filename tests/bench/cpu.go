@@ -79,15 +79,13 @@ func parseStat(line string) (pid, ppid int, cpu time.Duration, err error) {
 }
 
 // costing measures what f, which moves the given number of bytes, costs: MB/s as f says,
-// and the CPU seconds per GB of all processes of the bench.
-func costing(bytes int64, f func() (float64, error)) (speed, cost float64, err error) {
-	before, err := cpuOfTree()
-	if err != nil {
-		return 0, 0, err
-	}
-	if speed, err = f(); err != nil {
+// and the CPU seconds per GB of all processes of the bench, from when f calls began.
+func costing(bytes int64, f func(began func()) (float64, error)) (speed, cost float64, err error) {
+	var before time.Duration
+	var failed error
+	if speed, err = f(func() { before, failed = cpuOfTree() }); err != nil {
 		return 0, 0, err
 	}
 	after, err := cpuOfTree()
-	return speed, (after - before).Seconds() / (float64(bytes) / 1e9), err
+	return speed, (after - before).Seconds() / (float64(bytes) / 1e9), errors.Join(failed, err)
 }

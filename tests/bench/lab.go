@@ -67,12 +67,20 @@ func (l *lab) peers() []peer {
 
 // startSSHD runs a stock sshd of this user on a free port, with keys of its own.
 func (l *lab) startSSHD() error {
+	addr := site.FreeAddress(l.T)
+	_, l.port, _ = net.SplitHostPort(addr)
+	return startSSHD(l.Home, addr, exec.Command)
+}
+
+// startSSHD runs a stock sshd at addr, started with command, and waits until it listens. Its
+// keys are in home.
+func startSSHD(home *site.Home, addr string, command func(name string, args ...string) *exec.Cmd) error {
 	for _, name := range []string{"host_key", "user_key"} {
-		if out, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", l.Path(name)).CombinedOutput(); err != nil {
+		if out, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", home.Path(name)).CombinedOutput(); err != nil {
 			return fmt.Errorf("ssh-keygen: %w: %s", err, out)
 		}
 	}
-	public, err := os.ReadFile(l.Path("user_key.pub"))
+	public, err := os.ReadFile(home.Path("user_key.pub"))
 	if err != nil {
 		return err
 	}
@@ -80,21 +88,24 @@ func (l *lab) startSSHD() error {
 	if err != nil {
 		return err
 	}
-	addr := site.FreeAddress(l.T)
-	_, l.port, _ = net.SplitHostPort(addr)
 	config := strings.Join([]string{
-		"ListenAddress " + addr, "HostKey " + l.Path("host_key"), "AuthorizedKeysFile " + l.Path("authorized_keys"),
+		"ListenAddress " + addr, "HostKey " + home.Path("host_key"), "AuthorizedKeysFile " + home.Path("authorized_keys"),
 		"AllowUsers " + me.Username, "UsePAM no", "StrictModes no", "PidFile none", "PermitRootLogin prohibit-password",
+		"MaxSessions 1000", "MaxStartups 1000", "Subsystem sftp internal-sftp",
 	}, "\n")
-	if err := errors.Join(os.WriteFile(l.Path("authorized_keys"), public, 0o600),
-		os.WriteFile(l.Path("sshd_config"), []byte(config+"\n"), 0o600)); err != nil {
+	if err := errors.Join(os.WriteFile(home.Path("authorized_keys"), public, 0o600),
+		os.WriteFile(home.Path("sshd_config"), []byte(config+"\n"), 0o600), runSSHDir()); err != nil {
 		return err
 	}
-	if me.Uid == "0" {
-		if err := os.MkdirAll("/run/sshd", 0o755); err != nil { // privilege separation of a root sshd
-			return err
-		}
-	}
-	site.AwaitPort(l.StartCommand(exec.Command("/usr/sbin/sshd", "-D", "-e", "-f", l.Path("sshd_config"))), addr)
+	p := home.StartCommand(command("/usr/sbin/sshd", "-D", "-e", "-f", home.Path("sshd_config")))
+	p.Stderr.AwaitText(home.T, "Server listening on")
 	return nil
+}
+
+// runSSHDir makes the directory in which a root sshd separates its privileges.
+func runSSHDir() error {
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	return os.MkdirAll("/run/sshd", 0o755)
 }

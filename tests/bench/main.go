@@ -50,7 +50,7 @@ func main() {
 
 // commands are the other processes of the bench, which it starts itself, and what is
 // measured apart.
-var commands = map[string]func(args []string) error{nodeCommand: runNode, fleetCommand: runFleet, reportersCommand: runReporters, resumeCommand: runResume, idleCommand: runIdle}
+var commands = map[string]func(args []string) error{nodeCommand: runNode, fleetCommand: runFleet, reportersCommand: runReporters, resumeCommand: runResume, idleCommand: runIdle, speedCommand: runSpeed}
 
 func sectionNames() string {
 	names := make([]string, len(sections))

@@ -10,6 +10,7 @@ import (
 type netSite struct {
 	lab   *netlab.Lab
 	agent *site.Process
+	host  *site.Home // where the agent runs
 	user  *site.Home // who may use the workspace admin/dev
 }
 
@@ -38,7 +39,7 @@ func startNetSite(t *run, name string) (*netSite, error) {
 	admin.Must("workspace", "create", "dev", "--token-file", agent.Path("token"))
 	admin.Must("user", "create", "ada", "--token-file", user.Path("token"))
 	admin.Must("workspace", "share", "dev", "ada")
-	n := &netSite{lab: lab, user: user}
+	n := &netSite{lab: lab, host: agent, user: user}
 	n.agent = agent.Start("agent", url, "--token-file", agent.Path("token"), "--state-dir", agent.Path("state"), "--insecure-http")
 	n.agent.Stderr.AwaitText(t, "connected to server")
 	user.Must("login", url, "--token-file", user.Path("token"), "--insecure-http")

@@ -32,39 +32,42 @@ const nodeCommand = "node"
 // sourcePort is where the far node sends zeros to whoever connects.
 const sourcePort = 9000
 
-// reportRaw times one TCP stream inside the tailnet without SSH, direct and relayed,
-// beside the same stream on plain loopback.
+// reportRaw times one TCP stream inside the tailnet without SSH, beside the same stream
+// on plain loopback.
 func (b *bench) reportRaw() error {
-	title := fmt.Sprintf("one raw TCP stream of %d MB", b.bytes>>20)
+	return b.rawStreams(fmt.Sprintf("one raw TCP stream of %d MB", b.bytes>>20), "tailnet, direct", b.bytes, false)
+}
+
+// reportRelayed does the same with the tailnet's stream through the relay.
+func (b *bench) reportRelayed() error {
+	return b.rawStreams(fmt.Sprintf("one raw TCP stream of %d MB, relayed", b.bytes>>22), "tailnet, relayed", b.bytes>>2, true)
+}
+
+func (b *bench) rawStreams(title, name string, bytes int64, relayed bool) error {
 	speeds, costs := newTable(title, "MB/s"), newTable(title, "CPU-s/GB")
 	site := startRelaySite()
 	defer site.close()
+	ways := []struct {
+		name string
+		run  func() (speed, cost float64, err error)
+	}{
+		{"plain TCP on loopback", func() (speed, cost float64, err error) { return plainStream(bytes) }},
+		{name, func() (speed, cost float64, err error) {
+			return tailnetStream(b.ctx, bytes, site, relayed, b.profiles)
+		}},
+	}
 	for range b.streams {
-		if err := b.rawRound(speeds, costs, site); err != nil {
-			return err
+		for _, way := range ways {
+			speed, cost, err := way.run()
+			if err != nil {
+				return fmt.Errorf("%s: %w", way.name, err)
+			}
+			speeds.add(way.name, []float64{speed})
+			costs.add(way.name, []float64{cost})
 		}
 	}
 	speeds.print()
 	costs.print()
-	return nil
-}
-
-func (b *bench) rawRound(speeds, costs *table, site *relaySite) error {
-	for _, way := range []struct {
-		name string
-		run  func() (speed, cost float64, err error)
-	}{
-		{"plain TCP on loopback", func() (speed, cost float64, err error) { return plainStream(b.bytes) }},
-		{"tailnet, direct", func() (speed, cost float64, err error) { return tailnetStream(b.ctx, b.bytes, site, false, b.profiles) }},
-		{"tailnet, relayed", func() (speed, cost float64, err error) { return tailnetStream(b.ctx, b.bytes, site, true, b.profiles) }},
-	} {
-		speed, cost, err := way.run()
-		if err != nil {
-			return fmt.Errorf("%s: %w", way.name, err)
-		}
-		speeds.add(way.name, []float64{speed})
-		costs.add(way.name, []float64{cost})
-	}
 	return nil
 }
 
@@ -79,7 +82,10 @@ func plainStream(size int64) (speed, cost float64, err error) {
 	if err != nil {
 		return 0, 0, err
 	}
-	return costing(size, func() (float64, error) { return receive(conn, size) })
+	return costing(size, func(began func()) (float64, error) {
+		began()
+		return receive(conn, size)
+	})
 }
 
 // receive reads size bytes and returns MB/s.
@@ -201,7 +207,10 @@ func tailnetStream(ctx context.Context, size int64, site *relaySite, relayed boo
 		return 0, 0, err
 	}
 	defer profiled()
-	return costing(size, func() (float64, error) { return receive(conn, size) })
+	return costing(size, func(began func()) (float64, error) {
+		began()
+		return receive(conn, size)
+	})
 }
 
 // dialUntil dials until the far node answers on the wanted kind of path.
