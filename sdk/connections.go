@@ -47,6 +47,12 @@ type Connection struct {
 	// Provisional endings may still be replaced by a better one, as Revision counts.
 	Provisional bool `json:"provisional"`
 	Revision    int  `json:"revision"`
+	// What follows is of the verdict that the row has now, null before anybody has testified.
+	Locus      *string `json:"locus"`      // client, agent, server, relay, client_net, agent_net, path, or empty
+	Rule       *string `json:"rule"`       // R1 to R11
+	Evidence   *string `json:"evidence"`   // declared, local, inferred or correlated
+	Confidence *string `json:"confidence"` // certain, high or low
+	Observer   *string `json:"observer"`   // whose word decided
 	// The same times by the clock of the agent; null when the server saw it itself.
 	ObservedConnectedAt    *time.Time `json:"observed_connected_at"`
 	ObservedDisconnectedAt *time.Time `json:"observed_disconnected_at"`
@@ -154,6 +160,9 @@ type ConnectionQuery struct {
 	Reason      string
 	Initiator   string
 	Expected    string // true or false
+	Locus       string
+	Rule        string // R1 to R11
+	Confidence  string // certain, high or low
 	Status      string
 	ID          string // the beginning of the id
 	Since       time.Time
@@ -176,7 +185,7 @@ func (q ConnectionQuery) Values() url.Values {
 	v := make(url.Values)
 	for name, value := range map[string]string{
 		"workspace": q.Workspace, "user": q.User, "type": q.Type, "app": q.App, "connect_type": q.ConnectType,
-		"reason": q.Reason, "initiator": q.Initiator, "expected": q.Expected, "status": q.Status, "id": q.ID, "order": q.Order, "cursor": q.Cursor,
+		"reason": q.Reason, "initiator": q.Initiator, "expected": q.Expected, "locus": q.Locus, "rule": q.Rule, "confidence": q.Confidence, "status": q.Status, "id": q.ID, "order": q.Order, "cursor": q.Cursor,
 	} {
 		if value != "" {
 			v.Set(name, value)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"fairlead.dev/fairlead/disconnect"
+	"fairlead.dev/fairlead/disconnect/verdict"
 	"fairlead.dev/fairlead/sdk"
 	"fairlead.dev/fairlead/server/auth"
 	"fairlead.dev/fairlead/server/connlog"
@@ -184,6 +185,10 @@ func (s *Server) connectionOut(c store.Connection) sdk.Connection {
 		out.Reason, out.Expected, out.Initiator, out.Detail = &reason, &expected, &initiator, &detail
 		out.ExitCode = c.ExitCode
 	}
+	if j := c.Judgement; j.Judged {
+		rule, evidence, confidence, observer := j.Rule.String(), j.Evidence.String(), j.Confidence.String(), j.Observer.String()
+		out.Locus, out.Rule, out.Evidence, out.Confidence, out.Observer = &j.Locus, &rule, &evidence, &confidence, &observer
+	}
 	for _, i := range c.Interruptions {
 		out.Interruptions = append(out.Interruptions, sdk.Interruption{
 			BeganAt: i.Began, Seconds: i.Duration.Seconds(), ConnectType: c.ConnectType.String(),
@@ -223,6 +228,15 @@ var filters = map[string]func(f *store.ConnFilter, value string) error{
 	"initiator": func(f *store.ConnFilter, v string) error {
 		initiator, err := disconnect.ParseInitiator(v)
 		f.Initiator = &initiator
+		return err
+	},
+	"locus": func(f *store.ConnFilter, v string) error { f.Locus = v; return nil },
+	"rule": func(f *store.ConnFilter, v string) error {
+		f.Rule = new(verdict.Rule)
+		return f.Rule.UnmarshalText([]byte(v))
+	},
+	"confidence": func(f *store.ConnFilter, v string) (err error) {
+		f.Confidence, err = disconnect.ParseConfidence(v)
 		return err
 	},
 	"expected": func(f *store.ConnFilter, v string) error {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"fairlead.dev/fairlead/disconnect"
+	"fairlead.dev/fairlead/disconnect/verdict"
 )
 
 // ConnFilter chooses rows of the connection log; a zero field chooses all.
@@ -29,6 +30,9 @@ type ConnFilter struct {
 	Reason                   *disconnect.Reason
 	Initiator                *disconnect.Initiator
 	Expected                 *bool
+	Locus                    string // by the verdict, as are rule and confidence
+	Rule                     *verdict.Rule
+	Confidence               disconnect.Confidence
 	Status                   ConnStatus
 	IDPrefix                 string
 	// Since and Until bound the time of the beginning: Since <= it < Until.
@@ -94,6 +98,9 @@ func (f ConnFilter) Match(c Connection) bool {
 		f.App != "" && f.App != c.App,
 		f.ConnectType != 0 && f.ConnectType != c.ConnectType,
 		f.Status != 0 && f.Status != c.Status,
+		f.Locus != "" && f.Locus != c.Judgement.Locus,
+		f.Rule != nil && (!c.Judgement.Judged || *f.Rule != c.Judgement.Rule),
+		f.Confidence != 0 && f.Confidence != c.Judgement.Confidence,
 		!strings.HasPrefix(c.ID, f.IDPrefix),
 		!f.Since.IsZero() && c.ConnectedAt.Before(f.Since),
 		!f.Until.IsZero() && !c.ConnectedAt.Before(f.Until):
@@ -264,6 +271,15 @@ func (q *connWhere) filter(f ConnFilter) {
 	}
 	if f.Expected != nil {
 		q.and(`c.expected = ?`, *f.Expected)
+	}
+	if f.Locus != "" {
+		q.and(`c.locus = ?`, f.Locus)
+	}
+	if f.Rule != nil {
+		q.and(`c.rule = ?`, int(*f.Rule))
+	}
+	if f.Confidence != 0 {
+		q.and(`c.confidence = ?`, int(f.Confidence))
 	}
 	switch {
 	case f.LastEnded:
