@@ -125,6 +125,7 @@ type agent struct {
 	terminals *reconnectingpty.Manager
 	companion *companion.Host
 	host      *hostwatch.Watcher
+	memory    *hostwatch.Memory
 
 	gauges gauges
 
@@ -169,9 +170,11 @@ func newAgent(opts Options) (*agent, error) {
 		failed:   make(chan error, 1),
 		askAgain: make(chan struct{}, 1),
 	}
+	a.watchMemory()
 	a.openReports()
 	a.tombstones = openTombstones(opts.StateDir, opts.Logger)
 	if err := a.init(); err != nil {
+		a.memory.Close()
 		return nil, errors.Join(err, a.journal.Close(), a.tombstones.close(), state.close())
 	}
 	return a, nil
@@ -235,11 +238,14 @@ func (a *agent) init() error {
 	a.peers = tailnet.NewPeerBook(tailnet.PeerBookOptions{Remove: node.RemovePeer, OnRemoved: a.peerRemoved})
 	a.terminals = reconnectingpty.New(reconnectingpty.Config{Logger: a.logger, DetachedLimit: a.opts.DetachedLimit})
 	a.ssh = agentssh.New(agentssh.Config{
-		Logger:     a.logger,
-		HostKey:    a.state.hostKey,
-		Settings:   a.sessionSettings,
-		StripEnv:   []string{EnvToken, envLogin},
-		Track:      a.trackSession,
+		Logger:   a.logger,
+		HostKey:  a.state.hostKey,
+		Settings: a.sessionSettings,
+		StripEnv: []string{EnvToken, envLogin},
+		Track:    a.trackSession,
+
+		OutOfMemory: a.memory.Killed,
+
 		Terminals:  terminals{a},
 		PeerEnding: a.peerEnding,
 		Judge: func(err error) disconnect.Attribution {

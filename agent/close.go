@@ -43,6 +43,7 @@ func (a *agent) shutdown(ctx context.Context) error {
 	a.leaveServer(ctx, attr.On(disconnect.ServerToAgent))
 	a.hardCancel(&disconnect.EndedError{Attribution: attr})
 	a.host.Close()
+	a.memory.Close()
 	err = errors.Join(err, a.node.Close())
 	a.routines.Wait()
 	a.runOut()

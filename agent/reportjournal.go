@@ -84,7 +84,7 @@ func (a *agent) openReports() {
 	}
 	ended, unread := a.recoverReports(left)
 	if len(ended) > 0 {
-		obituary(left).Log(context.Background(), a.logger, "connections of a former life ended", slog.Int("connections", len(ended)))
+		obituary(left, a.starved).Log(context.Background(), a.logger, "connections of a former life ended", slog.Int("connections", len(ended)))
 	}
 	for _, c := range ended {
 		a.countReported(c, c.GetType(), c.GetTimestamp().AsTime().Sub(c.GetConnectedAt().AsTime()))
@@ -128,7 +128,7 @@ func (q *reportQueue) recoverReports(left journal.Recovered) (ended []*proto.Con
 			_ = q.journal.Release(rec.Seq) // it was opened a moment ago
 		}
 	}
-	died := obituary(left)
+	died := obituary(left, q.starved)
 	for _, rec := range links { // one at most, but for a journal that was cut off
 		if len(q.reportConnections)+q.openReports < maxReports {
 			t := obituaryOf(disconnect.ServerToAgent, left, died.On(disconnect.ServerToAgent), clock.Now())
@@ -149,7 +149,7 @@ func (q *reportQueue) recoverReports(left journal.Recovered) (ended []*proto.Con
 }
 
 // obituary is how the connections ended that were open at the end of the former life.
-func obituary(left journal.Recovered) disconnect.Attribution {
+func obituary(left journal.Recovered, starved func(ago time.Duration) bool) disconnect.Attribution {
 	died := disconnect.Attribution{
 		ConnectType: disconnect.AgentToClient, Reason: disconnect.PeerCrashed, Initiator: disconnect.Agent,
 		Detail: "the agent died without a goodbye",
@@ -159,6 +159,8 @@ func obituary(left journal.Recovered) disconnect.Attribution {
 		died.Reason, died.Detail = disconnect.ServerShutdown, "the agent stopped, and its time was over before the session had ended"
 	case !left.SameBoot:
 		died.Detail = "the agent's machine went down without a goodbye"
+	case starved != nil && starved(clock.Now().Sub(left.LastSign)):
+		died.Reason, died.Detail = disconnect.OOMKilled, "the kernel killed the agent for want of memory"
 	}
 	return died
 }

@@ -26,6 +26,9 @@ const maxReports = 10_000
 // zero value is an empty queue in memory only. All methods are safe for concurrent use.
 type reportQueue struct {
 	journal *journal.Journal // nil: memory only
+	// starved tells whether a former life that died so long ago was killed for want of
+	// memory; nil: nobody knows.
+	starved func(ago time.Duration) bool
 
 	reportMu          sync.Mutex                       // guards all below
 	reportConnections []*proto.ReportConnectionRequest // in order

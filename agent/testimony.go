@@ -92,6 +92,9 @@ func testimonyOf(e agentssh.Ended, s sight) *verdict.Testimony {
 			exit.ExitCode = &code
 		}
 		t.Facts = append(t.Facts, exit)
+		if e.OutOfMemory {
+			t.Facts = append(t.Facts, verdict.Fact{Kind: verdict.OOMKill, At: now})
+		}
 	case e.Initiator == disconnect.Server:
 		t.Facts = append(t.Facts, verdict.Fact{Kind: verdict.StopOrder, At: now, Cause: e.Attribution})
 	case e.Initiator == disconnect.Agent && t.Evidence == disconnect.EvidenceLocal:

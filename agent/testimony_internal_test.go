@@ -12,6 +12,7 @@ import (
 	"fairlead.dev/fairlead/agent/proto"
 	"fairlead.dev/fairlead/disconnect"
 	"fairlead.dev/fairlead/disconnect/verdict"
+	"fairlead.dev/fairlead/journal"
 )
 
 func ended(r disconnect.Reason, i disconnect.Initiator) agentssh.Ended {
@@ -31,8 +32,10 @@ func TestTestimonyOfAnEnd(t *testing.T) {
 	fact := func(kind verdict.FactKind, from, to time.Time, text string) verdict.Fact {
 		return verdict.Fact{Kind: kind, At: verdict.Moment{Wall: from}, Until: verdict.Moment{Wall: to}, Text: text}
 	}
-	exited := ended(disconnect.OOMKilled, disconnect.Agent)
-	exited.Exited, exited.Signal, exited.ExitCode = true, "KILL", 137
+	killed := ended(disconnect.ProcessSignaled, disconnect.Agent)
+	killed.Exited, killed.Signal, killed.ExitCode = true, "KILL", 137
+	starved := killed
+	starved.Reason, starved.OutOfMemory = disconnect.OOMKilled, true
 	said := attributed(disconnect.ClientClosed, disconnect.Client)
 	for name, test := range map[string]struct {
 		ended  agentssh.Ended
@@ -70,12 +73,11 @@ func TestTestimonyOfAnEnd(t *testing.T) {
 			want: disconnect.ProtocolError, kinds: nil,
 		},
 		"killed": {
-			ended: func() agentssh.Ended {
-				e := exited
-				e.Attribution = attributed(disconnect.ProcessSignaled, disconnect.Agent)
-				return e
-			}(),
+			ended:  killed,
 			silent: true, want: disconnect.ProcessSignaled, kinds: []verdict.FactKind{verdict.ProcessExit},
+		},
+		"out of memory": {
+			ended: starved, want: disconnect.OOMKilled, kinds: []verdict.FactKind{verdict.ProcessExit, verdict.OOMKill},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -127,4 +129,22 @@ func TestLinkOfAFormerLife(t *testing.T) {
 	last := newLife(t, killed(t, next))
 	require.Zero(t, last.reportsPending())
 	require.NoError(t, last.journal.Close())
+}
+
+// TestStarved: a former life that ends without a word while the kernel's count rose was
+// killed for want of memory; one that closed its record was not.
+func TestStarved(t *testing.T) {
+	died := func(left journal.Recovered, rose bool) *verdict.Testimony {
+		left.LastSign = time.Now().Add(-10 * time.Second)
+		a := obituary(left, func(ago time.Duration) bool {
+			require.InDelta(t, 10*time.Second, ago, float64(5*time.Second))
+			return rose
+		})
+		return obituaryOf(disconnect.AgentToClient, left, a, time.Now())
+	}
+	crashed := journal.Recovered{SameBoot: true}
+	require.Equal(t, verdict.OOMKilled, died(crashed, true).Facts[0].Outcome)
+	require.Equal(t, verdict.Crashed, died(crashed, false).Facts[0].Outcome)
+	require.Equal(t, verdict.Clean, died(journal.Recovered{SameBoot: true, Clean: true}, true).Facts[0].Outcome)
+	require.Equal(t, verdict.Rebooted, died(journal.Recovered{}, true).Facts[0].Outcome)
 }

@@ -21,6 +21,7 @@ type exitStatus struct {
 	code   int    // exit status, or 128 + signal number
 	signal string // "" or a name without SIG, as in "TERM"
 	core   bool   // it dumped core
+	oom    bool   // the kernel killed it, or something in it, for want of memory
 }
 
 // signalSource says who is known to have sent the signal that ended a process.
@@ -32,6 +33,9 @@ const (
 	sourceTerminal signalSource = "typed at the terminal"
 )
 
+// killedStatus is what a shell exits with after a program that SIGKILL has ended.
+const killedStatus = 128 + 9
+
 // shellNotes are what shells mean by some exit statuses. A program may use them too,
 // so they go into the detail only.
 var shellNotes = map[int]string{126: "not_executable", 127: "not_found"}
@@ -40,6 +44,11 @@ var shellNotes = map[int]string{126: "not_executable", 127: "not_found"}
 // Signals of our own teardown never get here: the teardown's cause came first.
 func judgeExit(st exitStatus, source signalSource) disconnect.Attribution {
 	switch {
+	case st.oom && st.signal != "":
+		return attribute(disconnect.OOMKilled, disconnect.Agent, "the kernel killed the process for want of memory")
+	case st.oom:
+		return attribute(disconnect.OOMKilled, disconnect.Agent,
+			"the kernel killed for want of memory, and the process exited with error status: "+strconv.Itoa(st.code))
 	case st.signal != "":
 		return judgeSignal(st, source)
 	case st.code == 0:

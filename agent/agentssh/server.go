@@ -59,6 +59,10 @@ type Config struct {
 	Terminals Terminals
 	// HandshakeTimeout bounds the SSH handshake. Zero means 30 s.
 	HandshakeTimeout time.Duration
+	// OutOfMemory reports whether a session's process that has just been killed was killed
+	// by the kernel, for want of memory; sure asks for one in the agent's own cgroup. nil:
+	// nobody knows.
+	OutOfMemory func(sure bool) bool
 	// KillGrace is the time between SIGHUP and SIGKILL. Zero means 5 s.
 	KillGrace time.Duration
 }
@@ -129,6 +133,8 @@ type Ended struct {
 	// killed it, as in KILL, and empty if it exited by itself.
 	Exited bool
 	Signal string
+	// OutOfMemory says that the kernel killed it for want of memory.
+	OutOfMemory bool
 	// BytesSent went to the client (output and errors), BytesReceived came from it, as
 	// the process wrote and read them.
 	BytesSent, BytesReceived uint64

@@ -217,6 +217,10 @@ func (s *session) awaitExit(p *process) {
 		source = sourceTerminal
 	}
 	s.mu.Unlock()
+	if f := s.c.srv.cfg.OutOfMemory; f != nil && source == sourceUnknown && (st.signal == "KILL" || st.code == killedStatus) {
+		st.oom = f(st.signal == "")
+		p.status.oom = st.oom
+	}
 	a := judgeExit(st, source)
 	if p.files != nil {
 		a = p.files.judge()
@@ -317,7 +321,8 @@ func (s *session) report() {
 			exited, signal := s.endedByExit(a)
 			s.ended(Ended{
 				Attribution: a, App: app, ExitCode: code, Exited: exited, Signal: signal,
-				BytesSent: s.bytes.sent.Load(), BytesReceived: s.bytes.received.Load(),
+				OutOfMemory: exited && s.proc.status.oom,
+				BytesSent:   s.bytes.sent.Load(), BytesReceived: s.bytes.received.Load(),
 			})
 		}
 		a.Log(context.Background(), s.c.srv.logger, s.kind.closed(),
