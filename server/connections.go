@@ -138,6 +138,7 @@ func (s *Server) postTestimony(w http.ResponseWriter, r *http.Request, p auth.Pr
 	if err := s.connlog.Testify(r.Context(), row.ID, t); err != nil {
 		return err
 	}
+	s.endOrphan(row, t)
 	writeJSON(w, http.StatusOK, struct{}{})
 	return nil
 }

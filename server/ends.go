@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"regexp"
+	"slices"
 	"sync"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 
 	"fairlead.dev/fairlead/control"
 	"fairlead.dev/fairlead/disconnect"
+	"fairlead.dev/fairlead/disconnect/verdict"
 	"fairlead.dev/fairlead/sdk"
 	"fairlead.dev/fairlead/server/auth"
 	"fairlead.dev/fairlead/server/store"
@@ -243,6 +245,20 @@ func (s *Server) kill(row store.Connection, g disconnect.Goodbye) error {
 	}
 	s.orders.end(row.Workspace.ID, row.ID, g)
 	return nil
+}
+
+// endOrphan has the agent end a session whose client is known to have died: nobody can
+// come back to it, and the agent would keep it for the outage limit.
+func (s *Server) endOrphan(row store.Connection, t verdict.Testimony) {
+	if row.Status == store.StatusClosed || row.ConnectType != disconnect.AgentToClient {
+		return
+	}
+	i := slices.IndexFunc(t.Facts, func(f verdict.Fact) bool {
+		return f.Kind == verdict.Obituary && (f.About == disconnect.InitiatorUnknown || f.About == disconnect.Client)
+	})
+	if i >= 0 {
+		s.orders.end(row.Workspace.ID, row.ID, disconnect.Goodbye{Reason: disconnect.PeerCrashed, Initiator: disconnect.Client, Detail: t.Facts[i].Text})
+	}
 }
 
 // drain has the agent of a workspace that is being deleted end its sessions, and waits
