@@ -139,14 +139,16 @@ func (a *whyAnswer) incident() string {
 	}
 	i := a.Connection.Incident
 	mine := max(0, len(i.Connections)-1)
-	what := map[string]string{
-		"agent": "the agent", "client": "the client's machine", "relay": "the relay", "path": "the network between", "server": "the server",
-	}[i.Element.Kind]
-	if what == "" {
-		what = i.Element.Kind
-	}
-	if i.Element.Name != "" {
-		what += " " + i.Element.Name
+	what := i.Element.Kind
+	switch i.Element.Kind {
+	case "agent":
+		what = "the agent of " + i.Element.Name
+	case "client":
+		what = "the client of " + i.Element.Name
+	case "path":
+		what = "the network of " + i.Element.Name
+	case "relay", "server":
+		what = "the " + what
 	}
 	text := fmt.Sprintf("%s lost by the same event, which %s had in common", count(mine, "other connection that you see was", "other connections that you see were"), what)
 	if i.Others > 0 {

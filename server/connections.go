@@ -95,6 +95,9 @@ func (s *Server) getConnection(w http.ResponseWriter, r *http.Request, p auth.Pr
 	if out.Explanation, err = s.explained(r.Context(), rows[0], v, testimonies > 0, p); err != nil {
 		return err
 	}
+	if out.Incident, err = s.incident(r.Context(), row, v, p); err != nil {
+		return err
+	}
 	writeJSON(w, http.StatusOK, out)
 	return nil
 }

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"fairlead.dev/fairlead/disconnect"
@@ -9,6 +10,7 @@ import (
 	"fairlead.dev/fairlead/disconnect/verdict"
 	"fairlead.dev/fairlead/sdk"
 	"fairlead.dev/fairlead/server/auth"
+	"fairlead.dev/fairlead/server/connlog"
 	"fairlead.dev/fairlead/server/store"
 )
 
@@ -32,6 +34,37 @@ func (s *Server) explained(ctx context.Context, row store.Connection, v verdict.
 	}
 	e := explain.Tell(v, explain.Frame{Opened: row.ConnectedAt, Ended: row.DisconnectedAt, Path: row.Path.String()}, viewer, s.opts.Now())
 	return &e, nil
+}
+
+// incident is the event that others were lost by too, as p may see it; nil: there was none.
+func (s *Server) incident(ctx context.Context, row store.Connection, v verdict.Verdict, p auth.Principal) (*sdk.Incident, error) {
+	in, err := connlog.IncidentOf(ctx, s.store.ConnReader(), row, v, s.opts.Now())
+	if in == nil || err != nil {
+		return nil, err
+	}
+	seen := in.For(func(id string) bool {
+		i := slices.IndexFunc(in.Connections, func(c store.Connection) bool { return c.ID == id })
+		c := in.Connections[i]
+		return p.IsAdmin() || c.User.ID == p.UserID || c.Workspace.Owner.ID == p.UserID
+	})
+	return &sdk.Incident{
+		Element: sdk.IncidentElement{Kind: string(seen.Element.Kind), Name: elementName(seen.Element.Kind, row)},
+		Began:   seen.Began, Noticed: seen.Noticed, Connections: seen.Connections, Others: seen.Others,
+		Reason: seen.Reason.String(), Initiator: seen.Initiator.String(),
+	}, nil
+}
+
+// elementName is what people call the element of that kind which a connection needed.
+func elementName(kind verdict.ElementKind, row store.Connection) string {
+	switch kind {
+	case verdict.AgentElement:
+		return row.Workspace.Owner.Name + "/" + row.Workspace.Name
+	case verdict.ClientElement:
+		return row.User.Name
+	case verdict.PathElement:
+		return row.IP
+	}
+	return ""
 }
 
 // ofTheLast reports whether a verdict is on the last of several interruptions.

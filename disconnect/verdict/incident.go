@@ -33,7 +33,6 @@ var elementKinds = []ElementKind{AgentElement, ClientElement, RelayElement, Path
 // Loss is a connection that ended or was interrupted, with all elements that it needed.
 type Loss struct {
 	Verdict  Verdict
-	User     string // whose it was; may be empty
 	Elements []Element
 }
 
@@ -47,18 +46,16 @@ type Incident struct {
 	// Reason and Initiator are those of most of the connections.
 	Reason    disconnect.Reason    `json:"disconnect_reason"`
 	Initiator disconnect.Initiator `json:"disconnect_initiator"`
-
-	users []string // of Connections, one each
 }
 
-// For is the incident as a user sees it: their own connections, and the count of the
-// others.
-func (i Incident) For(user string) Incident {
+// For is the incident as somebody sees it who sees not all connections: those that sees
+// reports, and the count of the others.
+func (i Incident) For(sees func(id string) bool) Incident {
 	mine := i
-	mine.Connections, mine.users = []string{}, nil
-	for n, id := range i.Connections {
-		if i.users[n] == user && user != "" {
-			mine.Connections, mine.users = append(mine.Connections, id), append(mine.users, user)
+	mine.Connections = []string{}
+	for _, id := range i.Connections {
+		if sees(id) {
+			mine.Connections = append(mine.Connections, id)
 		} else {
 			mine.Others++
 		}
@@ -66,9 +63,9 @@ func (i Incident) For(user string) Incident {
 	return mine
 }
 
-// shareable reports whether a reason is of something that more than one connection may
+// Shareable reports whether a reason is of something that more than one connection may
 // share. What a user, a policy or the session's own work ended is that connection's alone.
-func shareable(r disconnect.Reason) bool {
+func Shareable(r disconnect.Reason) bool {
 	switch r {
 	case disconnect.Suspended, disconnect.ServerShutdown, disconnect.WorkspaceStopped,
 		disconnect.OOMKilled, disconnect.WorkspaceEvicted, disconnect.PeerCrashed, disconnect.PeerUnresponsive,
@@ -88,7 +85,7 @@ func shareable(r disconnect.Reason) bool {
 func Incidents(losses []Loss, alive []Element) []Incident {
 	left := make([]Loss, 0, len(losses))
 	for i := range losses {
-		if v := &losses[i].Verdict; shareable(v.Reason) && !v.Noticed.IsZero() {
+		if v := &losses[i].Verdict; Shareable(v.Reason) && !v.Noticed.IsZero() {
 			left = append(left, losses[i])
 		}
 	}
@@ -239,7 +236,7 @@ func (g *group) incident(losses []Loss) Incident {
 	counts := map[disconnect.Attribution]int{}
 	for _, m := range g.members {
 		l := &losses[m]
-		in.Connections, in.users = append(in.Connections, l.Verdict.ConnectionID), append(in.users, l.User)
+		in.Connections = append(in.Connections, l.Verdict.ConnectionID)
 		w := windowOf(&l.Verdict)
 		common = span{max(common.from, w.from), min(common.to, w.to)}
 		counts[disconnect.Attribution{Reason: l.Verdict.Reason, Initiator: l.Verdict.Initiator}]++

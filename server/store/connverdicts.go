@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"strings"
 	"time"
 
 	"fairlead.dev/fairlead/disconnect"
@@ -127,6 +128,35 @@ func (r ConnReader) EndedIn(ctx context.Context, workspaceID string, since time.
 	return r.rows(ctx, `c.workspace = (SELECT no FROM logged_workspaces WHERE id = $1) AND c.connect_type = $2
 		AND c.disconnected_at >= $3 ORDER BY c.disconnected_at DESC LIMIT $4`,
 		workspaceID, int(disconnect.AgentToClient), micros(since), maxAround)
+}
+
+// maxIncident bounds the rows that may have been lost by one event.
+const maxIncident = 256
+
+// LostBetween returns connections that ended between two times for one of the reasons, the
+// oldest ending first, 256 at most.
+func (r ConnReader) LostBetween(ctx context.Context, from, until time.Time, reasons []disconnect.Reason) ([]Connection, error) {
+	args := []any{micros(from), micros(until), maxIncident}
+	marks := make([]string, 0, len(reasons))
+	for _, reason := range reasons {
+		args = append(args, int(reason))
+		marks = append(marks, fmt.Sprintf("$%d", len(args)))
+	}
+	return r.rows(ctx, `c.disconnected_at BETWEEN $1 AND $2 AND c.reason IN (`+strings.Join(marks, ", ")+`) ORDER BY c.disconnected_at LIMIT $3`, args...)
+}
+
+// LivedThrough returns connections that began before from and are known to have worked
+// until later: control links that are open, which the server hears, and whatever ended
+// after it without anything being lost. 256 of each at most.
+func (r ConnReader) LivedThrough(ctx context.Context, from, until time.Time) ([]Connection, error) {
+	open, err := r.rows(ctx, `c.live IS NOT NULL AND c.key < $1 AND c.type = $2 ORDER BY c.key DESC LIMIT $3`,
+		keyAt(from), int(TypeControl), maxIncident)
+	if err != nil {
+		return nil, err
+	}
+	ended, err := r.rows(ctx, `c.disconnected_at > $1 AND c.key < $2 AND c.expected ORDER BY c.disconnected_at LIMIT $3`,
+		micros(until), keyAt(from), maxIncident)
+	return append(open, ended...), err
 }
 
 // CanSpeak reports whether a workspace is still there, whose agent may testify, and a user,

@@ -68,6 +68,12 @@ func TestTestimonies(t *testing.T) {
 	}
 	require.True(t, kinds[verdict.Obituary], "the agent's journal")
 	require.True(t, kinds[verdict.SocketClosed] || kinds[verdict.SocketReset], "the server saw its kernel clean up")
+	site.Eventually(t, "the session and the agent's link were lost together", func() bool {
+		row, _ := verdictOf(t, s.Home, rows[0].ID)
+		return row.Incident != nil && row.Incident.Element == sdk.IncidentElement{Kind: "agent", Name: "admin/dev"} &&
+			row.Incident.Reason == "peer_crashed" && len(row.Incident.Connections) == 2
+	})
+	require.Contains(t, s.Must("why", rows[0].ID), "1 other connection that you see was lost by the same event, which the agent of admin/dev had in common")
 
 	s.Server.Kill()
 	s.StartServer()
