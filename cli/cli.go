@@ -94,7 +94,13 @@ func newRoot(s streams) *cobra.Command {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		// Every flag may also come from the environment.
-		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error { return bindEnv(cmd) },
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			if err := bindEnv(cmd); err != nil {
+				return err
+			}
+			correct(cmd, s)
+			return nil
+		},
 	}
 	root.SetIn(s.in)
 	root.SetOut(s.out)

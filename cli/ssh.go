@@ -169,6 +169,7 @@ func (c *sshCommand) report(end client.SessionEnd) error {
 	case c.stdio && end.Attribution.Initiator == disconnect.Client:
 	default:
 		fmt.Fprintf(c.err, "fairlead: connection to %s ended: %s\n", plain(c.workspace), end.Attribution)
+		c.explainAtOnce(end)
 		c.offerTerminals(end)
 	}
 	return exitWith(end.ExitCode)

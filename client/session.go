@@ -79,6 +79,8 @@ type SessionEnd struct {
 	ConnectionID string
 	// Err is set when the session never began: why, in one sentence.
 	Err error
+	// Testimony is what the client testifies of the end; nil of a session that never began.
+	Testimony *verdict.Testimony
 
 	noticed      verdict.Moment         // when the session was seen to end
 	parentKilled bool                   // the local program that was served is gone
@@ -127,11 +129,11 @@ type session struct {
 // whole workspace.
 func (w *Workspace) RunSession(ctx context.Context, options SessionOptions) SessionEnd {
 	end := w.runSession(ctx, options)
-	w.logEnd(ctx, end)
+	w.logEnd(ctx, &end)
 	return end
 }
 
-func (w *Workspace) logEnd(ctx context.Context, end SessionEnd) {
+func (w *Workspace) logEnd(ctx context.Context, end *SessionEnd) {
 	end.Attribution.Log(context.WithoutCancel(ctx), w.config.logger, "session ended",
 		slog.String("workspace", disconnect.Scrub(w.config.name)),
 		slog.String("connection_id", end.ConnectionID),

@@ -44,7 +44,7 @@ var parent = os.Getppid()
 // outlive the call until it returns.
 func (w *Workspace) Stdio(ctx context.Context, in io.Reader, out io.Writer) SessionEnd {
 	end := w.stdio(ctx, in, out, func() bool { return os.Getppid() != parent })
-	w.logEnd(ctx, end)
+	w.logEnd(ctx, &end)
 	return end
 }
 

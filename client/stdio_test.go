@@ -37,7 +37,7 @@ func (b *bench) stdioStart(t *testing.T, ctx context.Context, parentGone func() 
 	var done sync.WaitGroup
 	done.Go(func() {
 		end := b.stdio(ctx, l.in, l.out, parentGone)
-		b.logEnd(ctx, end)
+		b.logEnd(ctx, &end)
 		_ = l.out.Close() // the process ends
 		l.end <- end
 	})
@@ -207,7 +207,7 @@ func TestStdioClosedOutput(t *testing.T) {
 	in, keys := io.Pipe()
 	defer keys.Close()
 	end := b.stdio(t.Context(), in, &brokenWriter{}, alive)
-	b.logEnd(t.Context(), end)
+	b.logEnd(t.Context(), &end)
 	b.requireEnd(t, end, 255, disconnect.PeerCrashed, disconnect.Client, "went away")
 }
 

@@ -20,26 +20,31 @@ func newTestimony(id string, leg disconnect.ConnectType) *verdict.Testimony {
 
 // testify tells the server what the client saw of a session's end, while others go on.
 // That its process ended the agent knows best, and tells.
-func (w *Workspace) testify(ctx context.Context, end SessionEnd) {
-	r := w.config.records
-	if r == nil || end.Err != nil || end.Attribution.Reason == disconnect.Unknown {
+func (w *Workspace) testify(ctx context.Context, end *SessionEnd) {
+	if end.Err != nil || end.Attribution.Reason == disconnect.Unknown {
 		return
 	}
 	if end.noticed.IsZero() {
 		end.noticed = companion.Moment()
 	}
-	t := sessionTestimony(end)
+	t := sessionTestimony(*end)
 	t.Instance = w.config.instance
 	w.watch.Testify(t, end.noticed)
 	w.addHost(t)
-	r.rememberEnd(w.config.name, end, *t)
+	sent := *t // whose clock is set when it is told
+	end.Testimony = t
+	r := w.config.records
+	if r == nil {
+		return
+	}
+	r.rememberEnd(w.config.name, *end, *t)
 	if end.Exited || uuid.Validate(end.ConnectionID) != nil {
 		return
 	}
 	w.tasks.Go(func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), testifyWait)
 		defer cancel()
-		r.deliver(ctx, end.ConnectionID, t)
+		r.deliver(ctx, sent.ConnectionID, &sent)
 	})
 }
 

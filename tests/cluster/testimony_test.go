@@ -193,3 +193,28 @@ func TestStdioObituary(t *testing.T) {
 	require.Equal(t, "client", v.Initiator.String())
 	require.Equal(t, verdict.ParentKilled, v.Used[0].Fact.Kind)
 }
+
+// TestProvisionalSentence: an unexpected end is told at once in plain language, and the
+// next command says what turned out to be wrong, once.
+func TestProvisionalSentence(t *testing.T) {
+	t.Parallel()
+	s := site.New(t, "--outage-limit", "120s")
+	sh := s.OpenShell("dev", "--outage-limit", "5s")
+	s.Agent.Freeze()
+	require.Equal(t, 255, sh.Wait())
+	require.Contains(t, sh.Out.String(), "reason=network_timeout")
+	require.Contains(t, sh.Out.String(), "This is provisional")
+	rows := connections(t, s.Home, "--connect-type", "agent_to_client")
+	require.Len(t, rows, 1)
+	s.Agent.Signal(syscall.SIGCONT)
+	var said []string
+	site.Eventually(t, "the correction", func() bool {
+		r := s.Run("connections")
+		if strings.Contains(r.Stderr, "it is known better now why the session with dev ended") {
+			said = append(said, r.Stderr)
+		}
+		return len(said) > 0
+	})
+	require.Equal(t, 1, strings.Count(said[0], "\n"), said[0])
+	require.Empty(t, s.Run("connections").Stderr, "it is said once")
+}
