@@ -142,14 +142,20 @@ func newAPI(profileName string) (*sdk.Client, error) {
 	if err != nil {
 		return nil, err
 	}
+	api, _, err := openAPI(p, nil)
+	return api, err
+}
+
+// openAPI returns the API client of a login, and what this machine notes under it; what
+// waits there to be told is told, and its endings are logged, unless logger is nil.
+func openAPI(p profile, logger *slog.Logger) (*sdk.Client, *client.Records, error) {
 	api, err := sdk.NewClient(p.URL, p.Token)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	if records := recordsOf(p, api, nil); records != nil {
-		records.Report(context.Background())
-	}
-	return api, nil
+	records := recordsOf(p, api, logger)
+	records.Report(context.Background())
+	return api, records, nil
 }
 
 // recordsOf returns what this machine's clients note of sessions under a login; nil: there

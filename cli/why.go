@@ -29,12 +29,17 @@ func newWhy(s streams) *cobra.Command {
 	}
 	profileName := profileFlag(cmd)
 	output := outputFlag(cmd)
+	logger := quietLogFlags(cmd, s.err)
 	cmd.RunE = run(func(cmd *cobra.Command, args []string) error {
 		asJSON, err := output()
 		if err != nil {
 			return err
 		}
-		asked, err := newInquiry(*profileName)
+		log, err := logger()
+		if err != nil {
+			return err
+		}
+		asked, err := newInquiry(*profileName, log)
 		if err != nil {
 			return err
 		}

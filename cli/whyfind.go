@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"regexp"
 	"strings"
@@ -34,16 +35,16 @@ type inquiry struct {
 	user    string          // who asks; empty: the server knows
 }
 
-func newInquiry(profileName string) (*inquiry, error) {
+func newInquiry(profileName string, logger *slog.Logger) (*inquiry, error) {
 	p, err := chooseProfile(profileName)
 	if err != nil {
 		return nil, err
 	}
-	api, err := newAPI(profileName)
+	api, records, err := openAPI(p, logger)
 	if err != nil {
 		return nil, err
 	}
-	return &inquiry{api: api, records: recordsOf(p, api, nil), user: p.User}, nil
+	return &inquiry{api: api, records: records, user: p.User}, nil
 }
 
 var idBeginning = regexp.MustCompile(`^[0-9a-f-]{4,36}$`)

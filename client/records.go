@@ -2,10 +2,7 @@ package client
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"log/slog"
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -32,11 +29,6 @@ const (
 	signEvery = 2 * time.Second
 	// maxFormer bounds what one command reports of the lives before it.
 	maxFormer = 20
-	// keepUntold is how long a testimony waits for a server that takes it. After it a
-	// verdict does not change any more.
-	keepUntold = 24 * time.Hour
-	// maxUntold bounds one that is read, in bytes.
-	maxUntold = 64 << 10
 )
 
 // Records are what the clients of this machine note of connections with one server: those
@@ -157,33 +149,38 @@ func (r *Records) reportFormer(ctx context.Context, id string) {
 		return
 	}
 	t := formerEnd(left, clock.Now())
-	kept := true
-	if t != nil {
-		kept = r.note(id, t)
-		r.logFormer(t)
-		if t.ConnectType == disconnect.AgentToClient {
-			r.remember(Recent{ConnectionID: id, Workspace: workspaceOf(left.Records), Ended: t.FirstNoticed.Wall, Testimony: *t})
-		}
+	if t == nil {
+		_ = os.RemoveAll(r.path(id))
+		_ = j.Close() // it is removed
+		return
+	}
+	u := untold{Testimony: *t, Said: formerAttribution(t)}
+	kept := r.note(id, &u)
+	r.logFormer(&u)
+	if t.ConnectType == disconnect.AgentToClient {
+		r.remember(Recent{ConnectionID: id, Workspace: workspaceOf(left.Records), Ended: t.FirstNoticed.Wall, Testimony: u.Testimony})
 	}
 	if kept { // else the next command may have a disk that takes it
 		_ = os.RemoveAll(r.path(id))
 	}
 	_ = j.Close() // it is removed
-	if t != nil {
-		r.deliver(ctx, id, t)
+	r.tellAndKeep(ctx, &u)
+}
+
+// formerAttribution is how a connection ended whose process is gone.
+func formerAttribution(t *verdict.Testimony) disconnect.Attribution {
+	return disconnect.Attribution{
+		ConnectType: t.ConnectType, Reason: disconnect.PeerCrashed, Initiator: disconnect.Client, Detail: t.Facts[0].Text,
 	}
 }
 
 // logFormer is the line of an ending that its own process could not log.
-func (r *Records) logFormer(t *verdict.Testimony) {
-	a := disconnect.Attribution{
-		ConnectType: t.ConnectType, Reason: disconnect.PeerCrashed, Initiator: disconnect.Client, Detail: t.Facts[0].Text,
-	}
-	msg := "former session ended"
+func (r *Records) logFormer(u *untold) {
+	t, msg := &u.Testimony, "former session ended"
 	if t.ConnectType == disconnect.ClientToServer {
 		msg = "former control link ended"
 	}
-	a.Log(context.Background(), r.log, msg, slog.String("connection_id", t.ConnectionID), slog.Time("last_sign", t.LastGood.Wall))
+	u.Said.Log(context.Background(), r.log, msg, slog.String("connection_id", t.ConnectionID), slog.Time("last_sign", t.LastGood.Wall))
 }
 
 // formerEnd is what the record of a connection says whose process is gone; nil: nothing.
@@ -208,100 +205,4 @@ func formerEnd(left journal.Recovered, now time.Time) *verdict.Testimony {
 	t.LastGood, t.FirstNoticed = verdict.Moment{Wall: left.LastSign}, verdict.Moment{Wall: noticed}
 	t.Facts = []verdict.Fact{fact}
 	return t
-}
-
-// untold is a testimony in its file.
-type untold struct {
-	Testimony verdict.Testimony `json:"testimony"` // its clock was read when it was written
-}
-
-// untoldSuffix ends the names of their files, which begin with the connection's id.
-const untoldSuffix = ".untold"
-
-func untoldName(id string, t *verdict.Testimony) string { return id + "." + t.ID + untoldSuffix }
-
-// deliver tells a testimony, or keeps it for the next command. It reports whether the
-// server has taken it.
-func (r *Records) deliver(ctx context.Context, id string, t *verdict.Testimony) (told bool) {
-	r.note(id, t) // before anything that takes time: this process may be ended meanwhile
-	told, over := r.tell(ctx, t)
-	if over {
-		_ = os.Remove(r.path(untoldName(id, t)))
-	}
-	return told
-}
-
-// note keeps a testimony until it is told, and reports whether the disk took it. Without
-// that the server hears one witness less.
-func (r *Records) note(id string, t *verdict.Testimony) (kept bool) {
-	t.ConnectionID, t.Clock = id, clockNow()
-	body, err := json.Marshal(untold{*t})
-	if err != nil {
-		return true // only a time beyond the year 9999 does this: it will not be better
-	}
-	if err := os.MkdirAll(r.dir, 0o700); err != nil {
-		return false
-	}
-	name := r.path(untoldName(id, t))
-	tmp := name + "." + uuid.NewString()
-	if err = os.WriteFile(tmp, body, 0o600); err == nil {
-		err = os.Rename(tmp, name)
-	}
-	if err != nil {
-		_ = os.Remove(tmp)
-		r.log.Debug("cannot keep a testimony", "error", err)
-	}
-	return err == nil
-}
-
-// tellAgain tells a testimony that was kept.
-func (r *Records) tellAgain(ctx context.Context, name string) {
-	var kept untold
-	body, err := os.ReadFile(r.path(name))
-	if err != nil || len(body) > maxUntold || json.Unmarshal(body, &kept) != nil || kept.Testimony.Validate() != nil {
-		_ = os.Remove(r.path(name)) // nobody will understand it
-		return
-	}
-	t := &kept.Testimony
-	noted := t.Clock
-	t.Clock = clockNow()
-	if !sameBoot(noted, t.Clock) {
-		t.Clock.Mono = 0 // its moments are of another zero
-	}
-	_, over := r.tell(ctx, t)
-	if over || t.Clock.Wall.Sub(noted.Wall).Abs() > keepUntold {
-		_ = os.Remove(r.path(name))
-	}
-}
-
-// clockNow reads both clocks, to which the moments of a testimony relate.
-func clockNow() verdict.Clock {
-	return verdict.Clock{Wall: clock.Now().Round(0), Mono: max(clock.Boot().Microseconds(), 1)}
-}
-
-// sameBoot reports whether both clocks have run equally far between two readings, as they
-// do unless the machine was started anew, or its wall clock set.
-func sameBoot(a, b verdict.Clock) bool {
-	return b.Mono >= a.Mono && (b.Wall.Sub(a.Wall)-time.Duration(b.Mono-a.Mono)*time.Microsecond).Abs() < 2*time.Second
-}
-
-// tell tells the server a testimony whose clock is now. It reports whether the server has
-// taken it, and whether there is no use in telling it again.
-func (r *Records) tell(ctx context.Context, t *verdict.Testimony) (told, over bool) {
-	body, err := json.Marshal(t)
-	if err != nil || r.api == nil {
-		return false, true
-	}
-	if err = r.api.Testify(ctx, t.ConnectionID, body); err == nil {
-		return true, true
-	}
-	var refused *sdk.Error
-	if !errors.As(err, &refused) || refused.Code == sdk.CodeNotFairlead {
-		return false, false
-	}
-	switch refused.Status {
-	case http.StatusBadRequest, http.StatusForbidden, http.StatusGone, http.StatusRequestEntityTooLarge:
-		return false, true
-	}
-	return false, false // also what is not found: an agent that is away has not reported it yet
 }

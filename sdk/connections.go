@@ -227,9 +227,12 @@ func (c *Client) Connection(ctx context.Context, prefix string) (Connection, err
 	return out, err
 }
 
-// Testify tells what the client saw of the end of a connection of its user, as JSON.
-func (c *Client) Testify(ctx context.Context, id string, testimony json.RawMessage) error {
-	return c.do(ctx, http.MethodPost, "/api/v1/connections/"+url.PathEscape(id)+"/testimonies", testimony, new(struct{}))
+// Testify tells what the client saw of the end of a connection of its user, as JSON. It
+// returns the row as it is with that; an older server tells nothing of it.
+func (c *Client) Testify(ctx context.Context, id string, testimony json.RawMessage) (Connection, error) {
+	var out Connection
+	err := c.do(ctx, http.MethodPost, "/api/v1/connections/"+url.PathEscape(id)+"/testimonies", testimony, &out)
+	return out, err
 }
 
 // Testimonies returns what was testified of a connection, as it came. The id is whole.

@@ -142,7 +142,10 @@ func (s *Server) postTestimony(w http.ResponseWriter, r *http.Request, p auth.Pr
 		return err
 	}
 	s.endOrphan(row, t)
-	writeJSON(w, http.StatusOK, struct{}{})
+	if row, err = s.connection(r.Context(), p, row.ID); err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, s.connectionOut(row))
 	return nil
 }
 

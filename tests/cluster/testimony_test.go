@@ -112,9 +112,12 @@ func TestClientsObituary(t *testing.T) {
 	})
 	_, v = verdictOf(t, s.Home, links[0].ID)
 	require.Equal(t, verdict.R3, v.Rule)
-	left, err := filepath.Glob(s.Path("config/sessions/*/*-*-*-*-*"))
-	require.NoError(t, err)
-	require.Empty(t, left, "it is told once")
+	site.Eventually(t, "no need to ask further: the verdicts are final", func() bool {
+		s.Must("connections")
+		left, err := filepath.Glob(s.Path("config/sessions/*/*-*-*-*-*"))
+		require.NoError(t, err)
+		return len(left) == 0
+	})
 
 	site.Eventually(t, "both records end the same", func() bool {
 		corrections := s.Agent.Stderr.Endings(t, "ending corrected by the server's verdict")

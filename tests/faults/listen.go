@@ -16,6 +16,10 @@ import (
 	"fairlead.dev/fairlead/tests/site"
 )
 
+// asksEvery is how often the user asks again why the session ended, while somebody's words
+// are not true yet.
+const asksEvery = 5 * time.Second
+
 // settling is how long the words are watched once all are there: one may still change.
 const settling = 2 * time.Second
 
@@ -29,7 +33,7 @@ func (s *stage) listen() score.Outcome {
 	if s.Control {
 		s.pause(aftermath)
 	} else {
-		s.until(time.After(s.Final), s.answered)
+		s.until(time.After(s.Final), s.answeredWhoAsks())
 		s.pause(settling)
 	}
 	o := score.Outcome{}
@@ -73,6 +77,29 @@ func (s *stage) answered() bool {
 	return s.Truth.Fate != scenario.Ends || s.client == nil || s.client.over()
 }
 
+// answeredWhoAsks is answered for a user who, once the client is over, asks now and then
+// what became known since: a client learns it by the next command on its machine.
+func (s *stage) answeredWhoAsks() func() bool {
+	var asked time.Time
+	return func() bool {
+		if s.answered() {
+			return true
+		}
+		if s.client != nil && s.client.over() && s.Truth.Fate == scenario.Ends && time.Since(asked) > asksEvery {
+			s.asksWhy()
+			asked = time.Now()
+		}
+		return false
+	}
+}
+
+// asksWhy runs "fairlead why" on the client's machine.
+func (s *stage) asksWhy() {
+	log := s.user.Path(fmt.Sprintf("client-%d.log", len(s.others)+1))
+	s.others = append(s.others, other{log: log, asks: true})
+	s.user.Run("why", "--log-file", log, "--log-format", "json")
+}
+
 // testimonies is all that was said since the fault, of what was open when it came.
 func (s *stage) testimonies() (all []score.Testimony) {
 	for _, agent := range s.agents {
@@ -85,7 +112,11 @@ func (s *stage) testimonies() (all []score.Testimony) {
 		all = append(all, s.said(scenario.Client, records(s.client.log), false)...)
 	}
 	for _, o := range s.others {
-		all = append(all, s.said(scenario.Client, records(o.log), true)...)
+		said := s.said(scenario.Client, records(o.log), true)
+		if o.asks {
+			said = slices.DeleteFunc(said, func(t score.Testimony) bool { return t.Kind == scenario.Attempt })
+		}
+		all = append(all, said...)
 	}
 	all = append(all, s.logged()...)
 	slices.SortStableFunc(all, func(a, b score.Testimony) int { return cmp.Compare(a.Seconds, b.Seconds) })

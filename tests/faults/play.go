@@ -148,7 +148,7 @@ func (s *stage) comesAgain(a scenario.Act) error {
 		s.onTerminal(site.Binary, append(args, logged...)...)
 	default:
 		args := append([]string{"ssh", "admin/dev"}, logged...)
-		s.others = append(s.others, other{s.startVariant(s.user, scenario.Client, append(args, "--", "true")...), log})
+		s.others = append(s.others, other{process: s.startVariant(s.user, scenario.Client, append(args, "--", "true")...), log: log})
 	}
 	return nil
 }

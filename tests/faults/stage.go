@@ -49,8 +49,9 @@ type stage struct {
 
 // other is a client that comes later.
 type other struct {
-	process *site.Process // nil: it is on a terminal
+	process *site.Process // nil: it is on a terminal, or over
 	log     string
+	asks    bool // it only asked why ours ended
 }
 
 // perform runs a scenario, and once more if the lab could not do its part.
