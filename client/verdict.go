@@ -21,9 +21,10 @@ const (
 	exitAccountWait = 100 * time.Millisecond
 	// idWait is how long it waits for the connection's id.
 	idWait = 20 * time.Millisecond
-	// verdictWait is how long it waits for any sign of the agent: time to dial again,
-	// to meet a new agent process, and for the server to say how the old one ended.
-	verdictWait = 10 * time.Second
+	// verdictWait is how long it waits for any sign of the agent: time to dial again and
+	// to meet a new agent process. Whoever waits for the sentence is told it within 2 s of
+	// the loss, all other waits included; what comes later is for a later verdict.
+	verdictWait = 1500 * time.Millisecond
 )
 
 // exitStatus is how the remote process ended, if it did.
@@ -145,7 +146,8 @@ func (w *Workspace) lost(ctx context.Context, port uint16, broken func() disconn
 		return a
 	}
 	_, explained := told.Get()
-	if !explained && w.watch.Heard(ctx, broke) {
+	alive := !explained && w.watch.Heard(ctx, broke)
+	if alive {
 		// The agent lives, so it has seen the connection end too.
 		short, cancel := context.WithTimeout(ctx, accountWait)
 		defer cancel()
@@ -158,6 +160,9 @@ func (w *Workspace) lost(ctx context.Context, port uint16, broken func() disconn
 		return a
 	}
 	if a, ok := told.Get(); ok {
+		return a
+	}
+	if a, ok := w.watch.Suspected(); ok && !alive {
 		return a
 	}
 	return broken()

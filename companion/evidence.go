@@ -60,7 +60,7 @@ func (e evidence) judge(now time.Time) (a disconnect.Attribution, over bool, nex
 	case !e.replaced.IsZero() && !e.mourned.IsZero():
 		return e.mourned, true, time.Time{} // the former life was there to see it
 	case !e.replaced.IsZero():
-		if a, ok := e.obituary(); ok {
+		if a, ok := e.obituary(newProcess); ok {
 			return a, true, time.Time{}
 		}
 		if left := e.replaced.Add(serverGrace); now.Before(left) {
@@ -68,13 +68,13 @@ func (e evidence) judge(now time.Time) (a disconnect.Attribution, over bool, nex
 		}
 		return e.unexplained(), true, time.Time{}
 	case silence >= e.limit:
-		if a, ok := e.obituary(); ok {
+		if a, ok := e.obituary(fmt.Sprintf("it was silent for %v", e.limit)); ok {
 			return a, true, time.Time{}
 		}
 		return e.timeout(), true, time.Time{}
 	case e.server.declared() || (e.successor && e.server.crashed()):
 		if silence >= e.stale {
-			a, _ := e.obituary()
+			a, _ := e.obituary(newProcess)
 			return a, true, time.Time{}
 		}
 		return a, false, e.heardAt.Add(e.stale)
@@ -82,23 +82,36 @@ func (e evidence) judge(now time.Time) (a disconnect.Attribution, over bool, nex
 	return a, false, e.heardAt.Add(e.limit)
 }
 
+// suspicion is what the evidence says now, for who has no time to wait for more and knows
+// that a connection to the agent has broken.
+func (e evidence) suspicion() (disconnect.Attribution, bool) {
+	if !e.replaced.IsZero() && !e.mourned.IsZero() {
+		return e.mourned, true
+	}
+	if a, ok := e.obituary("the connection to it broke"); ok || e.replaced.IsZero() {
+		return a, ok
+	}
+	return e.unexplained(), true
+}
+
+// newProcess is the second sign of a crash: the first proves nothing alone.
+const newProcess = "a new agent process took its place"
+
 // obituary is the server's account of how the agent's life ended, if it proves one.
-func (e evidence) obituary() (disconnect.Attribution, bool) {
+// second is what speaks for a crash besides.
+func (e evidence) obituary(second string) (disconnect.Attribution, bool) {
 	switch {
 	case e.server.declared():
 		return e.server.ending.On(disconnect.AgentToClient), true
 	case e.server.crashed():
-		detail := "the agent's control connection closed without a goodbye"
 		if !e.replaced.IsZero() || e.successor {
-			detail += " and a new agent process took its place"
-		} else {
-			detail += fmt.Sprintf(" and it was silent for %v", e.limit)
+			second = newProcess
 		}
 		return disconnect.Attribution{
 			ConnectType: disconnect.AgentToClient,
 			Reason:      disconnect.PeerCrashed,
 			Initiator:   disconnect.Agent,
-			Detail:      detail,
+			Detail:      "the agent's control connection closed without a goodbye and " + second,
 		}, true
 	}
 	return disconnect.Attribution{}, false

@@ -91,3 +91,36 @@ func TestJudgeBeforeTheFirstHello(t *testing.T) {
 	require.Equal(t, disconnect.NetworkTimeout, a.Reason)
 	require.Contains(t, a.Detail, "did not answer")
 }
+
+// TestSuspicion: who cannot wait is told what is known, and no party is accused on one
+// sign alone.
+func TestSuspicion(t *testing.T) {
+	now := time.Now()
+	for name, test := range map[string]struct {
+		evidence
+		want   disconnect.Reason // Unknown: nothing is suspected
+		who    disconnect.Initiator
+		detail string
+	}{
+		"nothing":       {},
+		"online":        {evidence: evidence{server: presence{online: true}}},
+		"lost by both":  {evidence: evidence{server: presence{ending: ending(disconnect.NetworkTimeout, disconnect.Network)}}},
+		"server stops":  {evidence: evidence{server: presence{goodbye: true, ending: ending(disconnect.ServerShutdown, disconnect.Server)}}},
+		"agent stopped": {evidence{server: presence{goodbye: true, ending: ending(disconnect.ServerShutdown, disconnect.Agent)}}, disconnect.ServerShutdown, disconnect.Agent, ""},
+		"control socket closed": {evidence{server: presence{ending: ending(disconnect.NetworkError, disconnect.Network)}},
+			disconnect.PeerCrashed, disconnect.Agent, "closed without a goodbye and the connection to it broke"},
+		"control socket closed, replaced": {evidence{replaced: now, server: presence{ending: ending(disconnect.NetworkError, disconnect.Network)}},
+			disconnect.PeerCrashed, disconnect.Agent, "closed without a goodbye and a new agent process took its place"},
+		"replaced": {evidence{replaced: now}, disconnect.NetworkError, disconnect.Network, "has not said"},
+		"replaced and mourned": {evidence{replaced: now, mourned: ending(disconnect.OOMKilled, disconnect.Agent)},
+			disconnect.OOMKilled, disconnect.Agent, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a, ok := test.suspicion()
+			require.Equal(t, test.want != disconnect.Unknown, ok)
+			require.Equal(t, test.want, a.Reason)
+			require.Equal(t, test.who, a.Initiator)
+			require.Contains(t, a.Detail, test.detail)
+		})
+	}
+}

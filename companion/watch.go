@@ -464,6 +464,22 @@ func (w *Watch) weigh() (next time.Time, over bool) {
 	reading := w.config.Clock()
 	w.vigil.look(reading)
 	now := time.Now()
+	a, over, next := w.evidenceLocked(now).judge(now)
+	if over {
+		if own, known := w.vigil.own(reading); known && a.Reason == disconnect.NetworkTimeout {
+			a.Reason, a.Initiator, a.Detail = own.Reason, own.Initiator, disconnect.Scrub(own.Detail+"; "+a.Detail)
+		}
+		w.endLocked(a)
+	}
+	w.mu.Unlock()
+	if over {
+		w.cancel()
+	}
+	return next, over
+}
+
+// evidenceLocked is what is known now of the agent's life.
+func (w *Watch) evidenceLocked(now time.Time) evidence {
 	e := evidence{
 		limit:    w.limit,
 		stale:    staleBeats * w.vigil.beat,
@@ -476,18 +492,18 @@ func (w *Watch) weigh() (next time.Time, over bool) {
 		e.server = w.presences[w.instance]
 		e.successor = w.successor != "" && w.successor != w.instance
 	}
-	a, over, next := e.judge(now)
-	if over {
-		if own, known := w.vigil.own(reading); known && a.Reason == disconnect.NetworkTimeout {
-			a.Reason, a.Initiator, a.Detail = own.Reason, own.Initiator, disconnect.Scrub(own.Detail+"; "+a.Detail)
-		}
-		w.endLocked(a)
+	return e
+}
+
+// Suspected says how the agent seems to have ended, if anything speaks for that. It is
+// for who has lost a connection to the agent and cannot wait until that is certain.
+func (w *Watch) Suspected() (a disconnect.Attribution, ok bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.ended {
+		return w.ending, true
 	}
-	w.mu.Unlock()
-	if over {
-		w.cancel()
-	}
-	return next, over
+	return w.evidenceLocked(time.Now()).suspicion()
 }
 
 // run keeps a stream until the watch is over.
