@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"fairlead.dev/fairlead/disconnect"
+	"fairlead.dev/fairlead/testutil"
 )
 
 const maxFunctionLines = 100
@@ -197,6 +198,13 @@ func TestMarkdownLinksLeadSomewhere(t *testing.T) {
 		}
 		return nil
 	}))
+}
+
+// TestTrapsHaveTests: every row of the tables of traps names tests, and they exist.
+func TestTrapsHaveTests(t *testing.T) {
+	testutil.PageNamesItsTests(t, ".", "docs/decisions/021-a-test-for-each-trap.md", func(line string) bool {
+		return strings.HasPrefix(line, "| ") && !strings.HasPrefix(line, "| trap |")
+	})
 }
 
 // exampleHome is the only home that a page may show, or a test make up.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"tailscale.com/net/netns"
 
 	"fairlead.dev/fairlead/disconnect"
 	"fairlead.dev/fairlead/tailnet/proto"
@@ -308,6 +309,16 @@ func TestUpsertRefusesBadPeers(t *testing.T) {
 	key, err := proto.ParseNodeKey(p.Key)
 	require.NoError(t, err)
 	require.Len(t, n.peers.get(key).node.Endpoints, 1)
+}
+
+// TestSocketsAreNotBound: without root the engine would bind its sockets to the main
+// interface, from where the host's own addresses are out of reach. Tests by root do not
+// see that.
+func TestSocketsAreNotBound(t *testing.T) {
+	n := newTestNode(t, Options{})
+	var plain net.Dialer
+	require.Same(t, &plain, netns.FromDialer(t.Logf, n.engine.netmon, &plain))
+	require.Nil(t, plain.Control)
 }
 
 func TestOptions(t *testing.T) {

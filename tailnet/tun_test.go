@@ -10,6 +10,7 @@ import (
 	"os"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"gvisor.dev/gvisor/pkg/buffer"
@@ -23,10 +24,12 @@ import (
 type medium struct {
 	lose, swap int // one of how many packets; 0: none
 
-	mu      sync.Mutex // guards largest, total and batches
+	mu      sync.Mutex // guards all below
 	largest int
 	total   int
 	batches int
+	hole    bool // it loses all
+	lost    int  // packets, in the hole
 }
 
 // carry runs until from is closed.
@@ -47,7 +50,9 @@ func (w *medium) carry(t *testing.T, from, to *tunDevice, seed uint64) {
 		w.mu.Lock()
 		for i := range n {
 			w.largest = max(w.largest, sizes[i])
-			if w.lose == 0 || random.IntN(w.lose) > 0 {
+			if w.hole {
+				w.lost++
+			} else if w.lose == 0 || random.IntN(w.lose) > 0 {
 				batch = append(batch, bufs[i][:offset+sizes[i]])
 			}
 		}
@@ -150,6 +155,35 @@ func TestStacksSpeakThroughTheirDevices(t *testing.T) {
 func TestStacksSpeakOverABadWire(t *testing.T) {
 	a, b := joinDevices(t, &medium{lose: 200, swap: 20})
 	exchangeRandom(t, a, b, 1<<20)
+}
+
+// TestFlowOutlivesSilence: the stack gives up a flow after so many retransmissions, which
+// with ours is a quarter of a minute unless it is told otherwise. Only a clock of ours may
+// end a session.
+func TestFlowOutlivesSilence(t *testing.T) {
+	t.Parallel()
+	w := &medium{}
+	a, b := joinDevices(t, w)
+	exchange(t, a, b)
+	setHole := func(hole bool) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.hole = hole
+	}
+	setHole(true)
+	_, err := a.Write([]byte("still here"))
+	require.NoError(t, err)
+	const stacksOwnLimit = 15
+	require.Eventually(t, func() bool {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return w.lost > stacksOwnLimit+2
+	}, time.Minute, 50*time.Millisecond, "the flow was given up")
+	setHole(false)
+	got := make([]byte, len("still here"))
+	_, err = io.ReadFull(b, got)
+	require.NoError(t, err)
+	require.Equal(t, "still here", string(got))
 }
 
 // A stack that waits for its device is let go when that is closed.
