@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"math/rand/v2"
 	"time"
 
@@ -63,8 +64,8 @@ func (a *agent) connectUntilUp(r *retry) (*control.Link, error) {
 			return nil, &refusedError{attr: attr, err: err}
 		}
 		delay := max(r.next(), control.RetryAfter(err))
-		a.logger.Warn("could not reach the server", "error", disconnect.Scrub(err.Error()),
-			"reason", attr.Reason.String(), "attempt", r.attempts, "retry_in", delay.String())
+		attr.Detail = err.Error()
+		attr.LogAttempt(a.gracefulCtx, a.logger, "could not reach the server", slog.Int("attempt", r.attempts), slog.String("retry_in", delay.String()))
 		if !a.pause(delay) {
 			return nil, context.Cause(a.gracefulCtx)
 		}

@@ -135,7 +135,9 @@ func abandonStart(link *control.Link, node *tailnet.Node) {
 	}
 }
 
+// dialServer dials a control link once, and logs that it could not.
 func (c *Client) dialServer(ctx context.Context) (*control.Link, error) {
+	asked := ctx
 	ctx, cancel := context.WithTimeoutCause(ctx, serverTimeout, &disconnect.EndedError{Attribution: disconnect.Attribution{
 		ConnectType: disconnect.ClientToServer,
 		Reason:      disconnect.NetworkTimeout,
@@ -143,12 +145,18 @@ func (c *Client) dialServer(ctx context.Context) (*control.Link, error) {
 		Detail:      fmt.Sprintf("no answer for %v", serverTimeout),
 	}})
 	defer cancel()
-	return control.Dial(ctx, control.DialOptions{
+	link, err := control.Dial(ctx, control.DialOptions{
 		AccessURL: c.options.AccessURL, Token: c.options.Token,
 		Instance: c.options.Instance, Version: c.options.Version,
 		ConnectType: disconnect.ClientToServer, Self: disconnect.Client, Peer: disconnect.Server,
 		Logger: c.logger,
 	})
+	if err != nil && asked.Err() == nil {
+		a := contactEnding(asked, err)
+		a.Detail = err.Error()
+		a.LogAttempt(asked, c.logger, "could not reach the server")
+	}
+	return link, err
 }
 
 // dialAfter returns the controller's dial, which begins with the link that is open.
@@ -170,15 +178,20 @@ func (c *Client) dialAfter(first *control.Link) func(context.Context) (*control.
 	}
 }
 
+// contactEnding says what a failed dial of the server means.
+func contactEnding(ctx context.Context, err error) disconnect.Attribution {
+	if ctx.Err() != nil {
+		return disconnect.Judge(context.Cause(ctx), disconnect.ClientToServer, disconnect.Client)
+	}
+	if a, ok := disconnect.FromError(err); ok {
+		return a
+	}
+	return control.JudgeDial(err, disconnect.ClientToServer, disconnect.Client, disconnect.Server)
+}
+
 // contactFailure says in one sentence why the server could not be reached.
 func contactFailure(ctx context.Context, access *url.URL, err error) error {
-	a, ok := disconnect.FromError(err)
-	if !ok {
-		a = control.JudgeDial(err, disconnect.ClientToServer, disconnect.Client, disconnect.Server)
-	}
-	if ctx.Err() != nil {
-		a = disconnect.Judge(context.Cause(ctx), disconnect.ClientToServer, disconnect.Client)
-	}
+	a := contactEnding(ctx, err)
 	url := disconnect.Scrub(access.Redacted())
 	text := contactText(url, a)
 	switch {

@@ -69,6 +69,7 @@ type limits struct {
 	now                func() time.Time
 	perUser, perSource int
 	followPatience     time.Duration // for one write to somebody who follows the log
+	refusals           *rate.Limiter // that are written down
 
 	mu       sync.Mutex // guards the maps and rest
 	failures map[netip.Prefix]*rate.Limiter
@@ -79,10 +80,14 @@ type limits struct {
 func newLimits(opts Options) *limits {
 	return &limits{
 		now: opts.Now, perUser: opts.MaxLinksPerUser, perSource: opts.MaxLinksPerAddress,
-		followPatience: defaultFollowPatience,
-		failures:       map[netip.Prefix]*rate.Limiter{}, links: map[string]int{},
+		followPatience: defaultFollowPatience, refusals: rate.NewLimiter(1, refusalBurst),
+		failures: map[netip.Prefix]*rate.Limiter{}, links: map[string]int{},
 	}
 }
+
+// refusalBurst is how many refused control links are written down at once, and one a second
+// after that: somebody who floods the server does not flood its log.
+const refusalBurst = 30
 
 // source is what counts as one address: an IPv6 host can have any of its network's.
 func source(remoteAddr string) netip.Prefix {

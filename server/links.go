@@ -20,6 +20,7 @@ import (
 	"fairlead.dev/fairlead/server/connlog"
 	"fairlead.dev/fairlead/server/store"
 	"fairlead.dev/fairlead/tailnet/proto"
+	"fairlead.dev/fairlead/wsconn"
 )
 
 const (
@@ -256,6 +257,7 @@ func (p *presence) buryFormerLife(ctx context.Context) error {
 func (s *Server) getControl(w http.ResponseWriter, r *http.Request, p auth.Principal) error {
 	leave, err := s.limits.enter(p, r.RemoteAddr)
 	if err != nil {
+		s.logRefusal(r, p, disconnect.Attribution{Reason: disconnect.LimitExceeded, Initiator: disconnect.Server, Detail: err.Error()})
 		return err
 	}
 	over, ok := s.enter()
@@ -277,7 +279,7 @@ func (s *Server) getControl(w http.ResponseWriter, r *http.Request, p auth.Princ
 	link, err := s.control.Accept(w, r, id)
 	if err != nil { // Accept has answered
 		done()
-		s.logger.LogAttrs(r.Context(), slog.LevelDebug, "control link refused", slog.String("error", disconnect.Scrub(err.Error())))
+		s.logRefusal(r, p, acceptFailure(err))
 		return nil
 	}
 	started := time.Now()
@@ -288,6 +290,34 @@ func (s *Server) getControl(w http.ResponseWriter, r *http.Request, p auth.Princ
 		s.attend(link, p, remote, started, done)
 	}()
 	return nil
+}
+
+// acceptFailure is why a link that was let in never came to be.
+func acceptFailure(err error) disconnect.Attribution {
+	a := disconnect.Attribution{Reason: disconnect.ProtocolError, Initiator: disconnect.Client, Detail: err.Error()}
+	switch {
+	case errors.Is(err, control.ErrServerClosed):
+		a.Reason, a.Initiator = disconnect.ServerShutdown, disconnect.Server
+	case errors.Is(err, wsconn.ErrSubprotocol):
+		a.Reason, a.Initiator = disconnect.VersionMismatch, disconnect.Server
+	}
+	return a
+}
+
+// logRefusal writes down, also in the connection log, that somebody known could not open a
+// control link.
+func (s *Server) logRefusal(r *http.Request, p auth.Principal, why disconnect.Attribution) {
+	if p.Kind == auth.KindRelay || !s.limits.refusals.AllowN(s.opts.Now(), 1) { // a relay's is nobody's connection
+		return
+	}
+	l := s.linkOf(p, r.RemoteAddr)
+	why.ConnectType = l.ConnectType
+	if why.Initiator == disconnect.Client && p.Kind == auth.KindAgent {
+		why.Initiator = disconnect.Agent
+	}
+	why.Detail = disconnect.Scrub(why.Detail)
+	why.LogAttempt(r.Context(), s.logger, "control link refused", slog.String("user", p.UserName), slog.String("remote_addr", r.RemoteAddr))
+	s.connlog.LinkOpened(l).Ended(l.ConnectedAt, why)
 }
 
 // confirm ends a link whose right went while it was made: who ended the links of that
@@ -386,19 +416,24 @@ func (s *Server) leftBehind(link *control.Link, row *connlog.LinkRow, ending dis
 
 // logLink opens the link's row in the connection log.
 func (s *Server) logLink(link *control.Link, p auth.Principal, remote string) *connlog.LinkRow {
-	l := connlog.Link{
-		ID:          link.ConnectionID(),
-		ConnectType: disconnect.ClientToServer, IP: hostOf(remote), ClientVersion: link.PeerVersion(), ConnectedAt: s.opts.Now(),
-		Heard: link.LastHeard,
+	l := s.linkOf(p, remote)
+	l.ID, l.ClientVersion, l.Heard = link.ConnectionID(), link.PeerVersion(), link.LastHeard
+	if p.Kind == auth.KindAgent {
+		l.Instance = link.PeerInstance()
 	}
+	return s.connlog.LinkOpened(l)
+}
+
+// linkOf is a link of p that begins now, as far as p says what it is.
+func (s *Server) linkOf(p auth.Principal, remote string) connlog.Link {
+	l := connlog.Link{ConnectType: disconnect.ClientToServer, IP: hostOf(remote), ConnectedAt: s.opts.Now()}
 	if p.Kind == auth.KindAgent {
 		l.ConnectType = disconnect.ServerToAgent
-		l.Instance = link.PeerInstance()
 		l.Workspace = store.LoggedWorkspace{ID: p.WorkspaceID, Name: p.WorkspaceName, Owner: store.LoggedUser{ID: p.UserID, Name: p.UserName}}
 	} else {
 		l.User = store.LoggedUser{ID: p.UserID, Name: p.UserName}
 	}
-	return s.connlog.LinkOpened(l)
+	return l
 }
 
 // nodeAdmitted notes which node a control link is that of a client: its sessions are known

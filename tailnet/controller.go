@@ -234,8 +234,9 @@ func (c *Controller) run(ctx context.Context) {
 			}
 			failures++
 			delay = redialDelay(failures, err)
-			// No connection existed, so none has ended: this is not a disconnect.
-			c.logger.Warn("connect to server failed", "error", err, "retry_in", delay)
+			// No connection existed, so none has ended: this is not a disconnect. Who dialled
+			// has said why.
+			c.logger.Debug("connect to server failed", "error", err, "retry_in", delay)
 			c.update(func() { c.dialErr = err })
 			c.tell(ControllerState{Err: err})
 		} else {

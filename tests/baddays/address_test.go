@@ -104,7 +104,7 @@ func TestAddressIsNotHammered(t *testing.T) {
 	s.Agent.Stderr.AwaitText(t, `"attempt":6,`)
 	took := time.Since(begin)
 	require.Greater(t, took, 3*time.Second)
-	client := strings.Count(read(t, s.Path("ssh.log")), "connect to server failed")
+	client := strings.Count(read(t, s.Path("ssh.log")), "could not reach the server")
 	t.Logf("in %v: %d control dials, %d relay dials, %d warnings of the client", took,
 		f.seen("/api/v1/control"), f.seen("/api/v1/relay"), client)
 	require.LessOrEqual(t, f.seen("/api/v1/control"), 8+12, "6 of the agent, the client's up to every 2.5 s")
