@@ -20,24 +20,22 @@ func linkEnd(r disconnect.Reason, by disconnect.Initiator, goodbye bool) control
 // add; all else is a valid testimony with what was seen.
 func TestLinkTestimony(t *testing.T) {
 	t.Parallel()
-	now := time.Now()
 	for name, test := range map[string]struct {
 		ending control.Ending
-		heard  time.Time
+		silent time.Duration
 		facts  []verdict.FactKind
 	}{
-		"we left":                   {linkEnd(disconnect.ClientClosed, disconnect.Client, true), now.Add(-time.Second), nil},
-		"the server stopped":        {linkEnd(disconnect.ServerShutdown, disconnect.Server, true), now, nil},
-		"we left a silent server":   {linkEnd(disconnect.ClientClosed, disconnect.Client, true), now.Add(-time.Minute), []verdict.FactKind{verdict.GoodbyeSent, verdict.HeartbeatSilence}},
-		"the server had given up":   {linkEnd(disconnect.NetworkTimeout, disconnect.Network, true), now, []verdict.FactKind{verdict.GoodbyeReceived}},
-		"its kernel closed":         {linkEnd(disconnect.NetworkError, disconnect.Network, false), now, []verdict.FactKind{verdict.SocketClosed}},
-		"a reset":                   {linkEnd(disconnect.ConnectionReset, disconnect.Network, false), now, []verdict.FactKind{verdict.SocketReset}},
-		"silence":                   {linkEnd(disconnect.NetworkTimeout, disconnect.Network, false), now.Add(-12 * time.Second), []verdict.FactKind{verdict.HeartbeatSilence}},
-		"silence, its host answers": {linkEnd(disconnect.PeerUnresponsive, disconnect.Server, false), now.Add(-12 * time.Second), []verdict.FactKind{verdict.HeartbeatSilence, verdict.ProbeAnswered}},
+		"we left":                   {linkEnd(disconnect.ClientClosed, disconnect.Client, true), time.Second, nil},
+		"the server stopped":        {linkEnd(disconnect.ServerShutdown, disconnect.Server, true), 0, nil},
+		"we left a silent server":   {linkEnd(disconnect.ClientClosed, disconnect.Client, true), time.Minute, []verdict.FactKind{verdict.GoodbyeSent, verdict.HeartbeatSilence}},
+		"the server had given up":   {linkEnd(disconnect.NetworkTimeout, disconnect.Network, true), 0, []verdict.FactKind{verdict.GoodbyeReceived}},
+		"its kernel closed":         {linkEnd(disconnect.NetworkError, disconnect.Network, false), 0, []verdict.FactKind{verdict.SocketClosed}},
+		"a reset":                   {linkEnd(disconnect.ConnectionReset, disconnect.Network, false), 0, []verdict.FactKind{verdict.SocketReset}},
+		"silence":                   {linkEnd(disconnect.NetworkTimeout, disconnect.Network, false), 12 * time.Second, []verdict.FactKind{verdict.HeartbeatSilence}},
+		"silence, its host answers": {linkEnd(disconnect.PeerUnresponsive, disconnect.Server, false), 12 * time.Second, []verdict.FactKind{verdict.HeartbeatSilence, verdict.ProbeAnswered}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			said := linkTestimony(test.ending, test.heard, companion.Moment())
+			said := linkTestimony(test.ending, time.Now().Add(-test.silent), companion.Moment())
 			if test.facts == nil {
 				require.Nil(t, said)
 				return

@@ -89,7 +89,7 @@ func (a Attribution) LogAttempt(ctx context.Context, logger *slog.Logger, msg st
 		return
 	}
 	logger.LogAttrs(ctx, slog.LevelWarn, msg, append([]slog.Attr{
-		slog.String(KeyConnectType, a.ConnectType.String()), slog.String("reason", a.Reason.String()),
+		slog.String("layer", a.ConnectType.String()), slog.String("reason", a.Reason.String()),
 		slog.String("initiator", a.Initiator.String()), slog.String("error", Scrub(a.Detail)),
 	}, attrs...)...)
 }
