@@ -15,6 +15,8 @@ import (
 
 	"fairlead.dev/fairlead/control"
 	"fairlead.dev/fairlead/disconnect"
+	"fairlead.dev/fairlead/disconnect/verdict"
+	"fairlead.dev/fairlead/hostwatch"
 	"fairlead.dev/fairlead/metrics"
 	"fairlead.dev/fairlead/server/auth"
 	"fairlead.dev/fairlead/server/connlog"
@@ -374,8 +376,9 @@ func (s *Server) attend(link *control.Link, p auth.Principal, remote string, sta
 		if p.Kind == auth.KindAgent {
 			ending = s.orders.judge(p.WorkspaceID, s.opts.Now(), link.Ending()).On(leg)
 		}
+		ending, facts := s.ownDoing(link, ending)
 		s.meters.set.Ended(ending, metrics.TypeControl, time.Since(started))
-		s.leftBehind(link, row, ending)
+		s.leftBehind(link, row, ending, facts)
 		attrs = append(attrs, slog.Duration("duration", time.Since(started).Round(time.Millisecond)))
 		ending.Log(ctx, s.logger, msg+" ended", attrs...)
 	}
@@ -399,7 +402,7 @@ func (s *Server) boundStrangers(workspaceID string, link *control.Link) {
 }
 
 // leftBehind writes down that a link has ended.
-func (s *Server) leftBehind(link *control.Link, row *connlog.LinkRow, ending disconnect.Attribution) {
+func (s *Server) leftBehind(link *control.Link, row *connlog.LinkRow, ending disconnect.Attribution, facts []verdict.Fact) {
 	switch id := link.Peer(); id.Kind {
 	case control.RelayPeer:
 		s.relays.ended(link, link.Ending())
@@ -411,7 +414,28 @@ func (s *Server) leftBehind(link *control.Link, row *connlog.LinkRow, ending dis
 			s.orders.evicted(id.ID, lostLink{row: row, instance: link.PeerInstance(), ending: own})
 		}
 	}
-	row.Ended(s.opts.Now(), ending)
+	row.Ended(s.opts.Now(), ending, facts...)
+}
+
+// linkMissing is how long after it was last heard it can be noticed that a peer is not:
+// after a heartbeat, and a moment.
+const linkMissing = 5 * time.Second
+
+// ownDoing is how a control link ended that nobody said goodbye on, and what the server saw
+// of its own host: when that stood still, or had no network, the peer did nothing.
+func (s *Server) ownDoing(link *control.Link, ending disconnect.Attribution) (disconnect.Attribution, []verdict.Fact) {
+	switch ending.Reason {
+	case disconnect.NetworkTimeout, disconnect.NetworkError, disconnect.ConnectionReset, disconnect.NetworkUnreachable,
+		disconnect.PeerUnresponsive:
+	default:
+		return ending, nil
+	}
+	heard := link.LastHeard()
+	own, known := s.host.Explain(disconnect.Server, ending.ConnectType, heard, heard.Add(linkMissing))
+	if !known {
+		return ending, nil
+	}
+	return own, s.host.Facts(heard.Add(-hostwatch.Before))
 }
 
 // logLink opens the link's row in the connection log.

@@ -19,6 +19,7 @@ import (
 	agentproto "fairlead.dev/fairlead/agent/proto"
 	"fairlead.dev/fairlead/control"
 	"fairlead.dev/fairlead/disconnect"
+	"fairlead.dev/fairlead/hostwatch"
 	"fairlead.dev/fairlead/metrics"
 	"fairlead.dev/fairlead/server/auth"
 	"fairlead.dev/fairlead/server/connlog"
@@ -70,6 +71,7 @@ type Server struct {
 	stun        *relay.STUNServer // nil: off
 	http        *http.Server
 	conns       httpConns
+	host        *hostwatch.Watcher
 	untrusted   sync.Once // the one warning about a proxy that is not trusted
 	checks      atomic.Int32
 
@@ -103,6 +105,7 @@ func New(ctx context.Context, opts Options) (*Server, error) {
 	}
 	s := &Server{opts: opts, logger: opts.Logger, events: events{opts.Event}, instance: uuid.NewString(), leaving: make(chan struct{})}
 	s.background, s.stop = context.WithCancel(context.Background())
+	s.host = hostwatch.Start()
 	if err := s.start(ctx); err != nil {
 		return nil, errors.Join(err, s.abandon())
 	}
@@ -362,6 +365,7 @@ func (s *Server) close(ctx context.Context) error {
 	}
 	s.stop()
 	s.work.Wait()
+	s.host.Close()
 	s.connlog.Close()
 	err = errors.Join(err, s.closePorts(), s.store.Close())
 	if err != nil {
@@ -400,6 +404,7 @@ func (s *Server) abandon() error {
 	if s.relay != nil {
 		s.relay.Close(ctx, goodbye)
 	}
+	s.host.Close()
 	if s.connlog != nil {
 		s.connlog.Close()
 	}

@@ -8,6 +8,7 @@ import (
 	"github.com/google/uuid"
 
 	"fairlead.dev/fairlead/disconnect"
+	"fairlead.dev/fairlead/disconnect/verdict"
 	"fairlead.dev/fairlead/server/store"
 )
 
@@ -48,6 +49,25 @@ type LinkRow struct {
 	proved  bool             // row.Peer is who it says to be
 	waiting bool             // it is in log.waiting
 	changed bool             // since it was last written
+	own     sight
+}
+
+// sight is what the server saw of its own host at the end of a link, on which it last heard
+// something at heard. Without facts it says nothing.
+type sight struct {
+	heard time.Time
+	facts []verdict.Fact
+}
+
+func (s sight) addTo(t *verdict.Testimony) {
+	if len(s.facts) == 0 {
+		return
+	}
+	t.Facts = append(t.Facts, s.facts...)
+	if !s.heard.IsZero() {
+		t.LastGood = verdict.Moment{Wall: s.heard}
+		t.FirstNoticed = verdict.Moment{Wall: s.heard.Add(min(unheardFor, t.FirstNoticed.Wall.Sub(s.heard)))}
+	}
 }
 
 // ID is the connection's id.
@@ -116,14 +136,19 @@ func (r *LinkRow) Revise(ending disconnect.Attribution) {
 	l.waitLocked(r, maxWaiting)
 }
 
-// Ended closes the row, as LinkOpened does. Call it once.
-func (r *LinkRow) Ended(at time.Time, ending disconnect.Attribution) {
+// Ended closes the row, as LinkOpened does. Facts are what the server saw of its own host
+// since something was last heard over the link. Call it once.
+func (r *LinkRow) Ended(at time.Time, ending disconnect.Attribution, facts ...verdict.Fact) {
 	l := r.log
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.links, r.row.ID)
 	l.strikeLocked(r)
 	closeRow(&r.row, at, ending)
+	r.own.facts = facts
+	if r.heard != nil {
+		r.own.heard = r.heard()
+	}
 	l.linkLostLocked(r)
 	if l.waitLocked(r, maxWaiting) {
 		return
@@ -160,12 +185,13 @@ func (l *Log) Waiting() (waiting int, dropped int64) {
 // own is what the log itself has to write: the rows of control links, and which agents
 // have fallen silent.
 type own struct {
-	links  []*LinkRow
-	was    []store.Connection // what is to be stored of links
-	rows   []store.Connection // what was stored
-	silent map[string]*silence
-	seen   []remark
-	now    time.Time
+	links   []*LinkRow
+	was     []store.Connection // what is to be stored of links
+	seen    []sight            // at their ends
+	rows    []store.Connection // what was stored
+	silent  map[string]*silence
+	remarks []remark
+	now     time.Time
 }
 
 // takeOwn returns what the log itself has to write; nil: there is nothing.
@@ -175,15 +201,15 @@ func (l *Log) takeOwn() *own {
 	o := &own{now: l.cfg.Now(), silent: map[string]*silence{}, links: slices.Clone(l.waiting[:min(len(l.waiting), maxOwn)])}
 	for _, r := range o.links {
 		r.changed = false
-		o.was = append(o.was, r.row)
+		o.was, o.seen = append(o.was, r.row), append(o.seen, r.own)
 	}
 	for workspace, s := range l.silent {
 		if !s.marked {
 			o.silent[workspace] = s
 		}
 	}
-	o.seen = slices.Clone(l.remarks[:min(len(l.remarks), maxOwn)])
-	if len(o.was)+len(o.silent)+len(o.seen) == 0 {
+	o.remarks = slices.Clone(l.remarks[:min(len(l.remarks), maxOwn)])
+	if len(o.was)+len(o.silent)+len(o.remarks) == 0 {
 		return nil
 	}
 	return o
@@ -199,15 +225,15 @@ func (o *own) apply(ctx context.Context, tx *store.ConnTx) (changed []store.Conn
 	for i := range o.rows {
 		row := &o.rows[i]
 		named := row.Key != 0 && row.Status == store.StatusOpen // whose it is, no more
-		if err := storeLink(ctx, tx, row, o.now); err != nil {
+		if err := storeLink(ctx, tx, row, o.seen[i], o.now); err != nil {
 			return nil, err
 		}
 		if !named {
 			changed = append(changed, *row)
 		}
 	}
-	for i := range o.seen {
-		better, err := o.seen[i].write(ctx, tx, o.now)
+	for i := range o.remarks {
+		better, err := o.remarks[i].write(ctx, tx, o.now)
 		if err != nil {
 			return nil, err
 		}
@@ -217,7 +243,7 @@ func (o *own) apply(ctx context.Context, tx *store.ConnTx) (changed []store.Conn
 }
 
 // storeLink writes the row of a control link, and judges one that is closed.
-func storeLink(ctx context.Context, tx *store.ConnTx, row *store.Connection, now time.Time) error {
+func storeLink(ctx context.Context, tx *store.ConnTx, row *store.Connection, own sight, now time.Time) error {
 	if row.Key == 0 {
 		if err := tx.Insert(ctx, row); err != nil {
 			return err
@@ -238,7 +264,9 @@ func storeLink(ctx context.Context, tx *store.ConnTx, row *store.Connection, now
 	case row.Status != store.StatusClosed:
 		return nil
 	case row.Word.Reason != disconnect.WorkspaceEvicted && row.Revision == 0: // a notice may be taken back
-		if _, err := keep(ctx, tx, row, linkEnded(row), now); err != nil {
+		t := linkEnded(row)
+		own.addTo(&t)
+		if _, err := keep(ctx, tx, row, t, now); err != nil {
 			return err
 		}
 	}
@@ -273,6 +301,6 @@ func (l *Log) ownWritten(o *own, err error) (more bool) {
 		r.waiting = r.changed
 	}
 	l.waiting = slices.DeleteFunc(l.waiting, func(r *LinkRow) bool { return !r.waiting })
-	l.remarks = l.remarks[min(len(o.seen), len(l.remarks)):]
+	l.remarks = l.remarks[min(len(o.remarks), len(l.remarks)):]
 	return len(l.waiting)+len(l.remarks) > 0
 }

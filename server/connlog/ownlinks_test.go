@@ -250,3 +250,39 @@ func TestOrderOfTestimonies(t *testing.T) {
 		}
 	})
 }
+
+// TestServersOwnHost: a control link that ended because the server's own host stood still,
+// or had no network, blames no peer, and is no evidence against its sessions.
+func TestServersOwnHost(t *testing.T) {
+	for name, c := range map[string]struct {
+		kind  verdict.FactKind
+		word  disconnect.Attribution
+		locus string
+		rule  verdict.Rule
+	}{
+		"stood still": {verdict.TimerLate, disconnect.Attribution{Reason: disconnect.HostPaused, Initiator: disconnect.Server, Detail: "stopped"}, "server", verdict.R4},
+		"no network":  {verdict.LinkDown, disconnect.Attribution{Reason: disconnect.NetworkUnreachable, Initiator: disconnect.Network, Detail: "down"}, "server", verdict.R5},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPair(t)
+				heard := time.Now()
+				link := p.link()
+				link.Instance, link.Heard = "life", func() time.Time { return heard }
+				row := p.log.LinkOpened(link)
+				p.log.LinkOf(row.ID(), "life")
+				p.agent.Ended(time.Now(), disconnect.Attribution{ConnectType: disconnect.ServerToAgent, Reason: disconnect.DuplicateAgent, Initiator: disconnect.Server})
+				<-time.After(15 * time.Second)
+				fact := verdict.Fact{Kind: c.kind, At: verdict.Moment{Wall: heard.Add(time.Second)}, Until: verdict.Moment{Wall: time.Now()}, Text: "seen"}
+				row.Ended(time.Now(), c.word.On(disconnect.ServerToAgent), fact)
+				synctest.Wait()
+				got := p.row(row.ID())
+				require.Equal(t, c.word.Reason, got.Ending.Reason)
+				require.Equal(t, c.word.Initiator, got.Ending.Initiator)
+				require.Equal(t, c.rule, got.Judgement.Rule)
+				require.Equal(t, c.locus, got.Judgement.Locus)
+				require.Empty(t, p.facts(), "nothing of the agent")
+			})
+		})
+	}
+}
