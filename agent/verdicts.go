@@ -42,8 +42,8 @@ func (o *ownEndings) correct(id string, a disconnect.Attribution) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for i := range o.all {
-		if e := &o.all[i]; e.id == id && e.ending != a {
-			e.ending = a
+		if e := &o.all[i]; e.id == id && (e.ending.Reason != a.Reason || e.ending.Initiator != a.Initiator) {
+			e.ending = a // the two ends of a link never use the same words for one thing
 			return true
 		}
 	}

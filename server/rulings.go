@@ -40,7 +40,12 @@ type ruling struct {
 // changed takes note of a row of the log, and reports whether its agent is to be told.
 func (v *rulings) changed(c store.Connection) bool {
 	id, err := uuid.Parse(c.ID)
-	if err != nil || c.Workspace.ID == "" || c.Status != store.StatusClosed || c.Provisional || c.Ending == c.Word && c.Revision == 0 {
+	if err != nil || c.Workspace.ID == "" || c.Status != store.StatusClosed || c.Provisional {
+		return false
+	}
+	// Of its own link an agent may have judged otherwise than even the word that closed the row.
+	ownLink := c.ConnectType == disconnect.ServerToAgent && !c.Ending.Expected()
+	if c.Ending == c.Word && c.Revision == 0 && !ownLink {
 		return false
 	}
 	v.mu.Lock()

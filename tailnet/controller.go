@@ -409,7 +409,11 @@ func (c *Controller) linkLost(ctx context.Context, link *control.Link, streamErr
 // linkEnded logs the one line of a link's ending.
 func (c *Controller) linkEnded(link *control.Link, streamErr error) disconnect.Attribution {
 	a := c.explained(link, c.judge(link, streamErr))
-	a.Log(context.Background(), c.logger, "control link ended", slog.String("peer_instance", link.PeerInstance()))
+	attrs := []slog.Attr{slog.String("peer_instance", link.PeerInstance())}
+	if id := link.ConnectionID(); id != "" { // else of an older server
+		attrs = append(attrs, slog.String("connection_id", id))
+	}
+	a.Log(context.Background(), c.logger, "control link ended", attrs...)
 	return a
 }
 
