@@ -103,7 +103,7 @@ func parse(args []string) (*options, error) {
 	flags.StringVar(&o.expect, "expect", "", "fail where a mark is worse than this file says")
 	flags.StringVar(&o.why, "why", "", "hold what fairlead why answers against the files in this directory")
 	flags.BoolVar(&o.update, "update", false, "with -expect and -why: write the files anew")
-	flags.StringVar(&o.compare, "compare", "", "tell in which rows the result differs from this earlier one")
+	flags.StringVar(&o.compare, "compare", "", "tell in which rows the result differs from this earlier one, also on the page")
 	flags.StringVar(&o.overlay, "overlay", "", "build the program with this overlay (see go help build)")
 	flags.StringVar(&o.version, "version", "", "what to call the program in the tables")
 	flags.StringVar(&o.binary, "binary", "", "do not build, use this program")

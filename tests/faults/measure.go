@@ -134,18 +134,21 @@ func (o *options) publish(r score.Result, out io.Writer) error {
 			return err
 		}
 	}
-	if o.page != "" {
-		if err := writePage(o.page, r); err != nil {
-			return err
-		}
-	}
+	var former *score.Result
 	if o.compare != "" {
-		former, err := score.Read(o.compare)
+		read, err := score.Read(o.compare)
 		if err != nil {
 			return err
 		}
-		for _, difference := range score.Compare(former, r) {
+		read = read.Again()
+		former = &read
+		for _, difference := range score.Compare(read, r) {
 			fmt.Fprintln(out, "differs:", difference)
+		}
+	}
+	if o.page != "" {
+		if err := writePage(o.page, score.Page{Ours: r, Former: former}); err != nil {
+			return err
 		}
 	}
 	return errors.Join(o.hold(r, out), o.holdWhy(r, out))
@@ -182,9 +185,8 @@ const (
 	flakyFile  = "tests/faults/flaky.json"
 )
 
-// writePage makes docs/faults.md, with the peers' results beside r.
-func writePage(path string, r score.Result) error {
-	page := score.Page{Ours: r}
+// writePage makes docs/faults.md, with the peers' results beside ours.
+func writePage(path string, page score.Page) error {
 	peers, err := filepath.Glob(peersFiles)
 	if err != nil {
 		return err

@@ -151,14 +151,46 @@ func (f *Figures) addEqual(said []Testimony) {
 	}
 }
 
-// markdown is the figures beside what was aimed at.
-func (f Figures) markdown(w *writer) {
-	w.line("| figure | aim | reached |")
-	w.line("|---|---|---|")
-	for _, line := range []struct {
-		name, aim string
-		rate      Rate
-	}{
+// figures are beside what was aimed at, and beside those of a former run.
+func (p Page) figures(w *writer) {
+	former, names := Figures{}, ""
+	if p.Former != nil {
+		former, names = p.Former.Figures, " in this run | in the run before"
+	} else {
+		names = " reached"
+	}
+	w.line("| figure | aim |%s |", names)
+	w.line("|---|---|---|%s", map[bool]string{true: "---|"}[p.Former != nil])
+	ours := p.Ours.Figures.list()
+	for i, was := range former.list() {
+		line := fmt.Sprintf("| %s | %s | %s |", ours[i].name, ours[i].aim, ours[i].rate)
+		if p.Former != nil {
+			line += " " + was.rate.String() + " |"
+		}
+		w.line("%s", line)
+	}
+	if p.Former == nil {
+		return
+	}
+	w.line("\nMarks that were not the same in both runs:")
+	differences := Compare(*p.Former, p.Ours)
+	if len(differences) == 0 {
+		w.line("none.")
+		return
+	}
+	w.line("")
+	for _, d := range differences {
+		w.line("- %s", d)
+	}
+}
+
+type namedRate struct {
+	name, aim string
+	rate      Rate
+}
+
+func (f Figures) list() []namedRate {
+	return []namedRate{
 		{"last word of the log right, direct", ">= 98 %", f.Direct},
 		{"the same, by relay", ">= 98 %", f.Relayed},
 		{"the same, where somebody declares why", "100 %", f.Declared},
@@ -168,7 +200,5 @@ func (f Figures) markdown(w *writer) {
 		{"false blame, of all parties", "<= 0.5 %", f.Blames},
 		{"failures called graceful, of all parties", "0", f.Graceful},
 		{"endings of which the last words of all that named it are equal", "100 %", f.Equal},
-	} {
-		w.line("| %s | %s | %s |", line.name, line.aim, line.rate)
 	}
 }

@@ -10,9 +10,10 @@ import (
 
 // Page is what docs/faults.md shows.
 type Page struct {
-	Ours  Result
-	Peers []Result          // other products under the same truths
-	Flaky map[string]string // scenarios that are not the same in every run: why
+	Ours   Result
+	Former *Result           // an earlier run of all scenarios, to compare with; nil: there is none
+	Peers  []Result          // other products under the same truths
+	Flaky  map[string]string // scenarios that are not the same in every run: why
 }
 
 const head = `# What is said of each fault
@@ -47,7 +48,7 @@ func (p Page) Markdown(out io.Writer) error {
 	p.totals(w)
 	p.fates(w)
 	w.line("\n## Figures\n")
-	p.Ours.Figures.markdown(w)
+	p.figures(w)
 	w.line("\n## Each scenario\n")
 	w.line("Times are seconds from the fault to the first and to the last word of the connection log, or else of")
 	w.line("the first who spoke. AC is the session, SA the agent's control link, CS the client's. Words in")

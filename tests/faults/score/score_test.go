@@ -236,11 +236,12 @@ func TestResultIsKept(t *testing.T) {
 func TestPage(t *testing.T) {
 	ours := everybody(t, word("", "process_exited", "agent", true), "exit-3", "shell-killed", "outage-of-5s")
 	ours.Rows[1].Cannot = "no reason"
+	former := everybody(t, word("", "process_exited", "agent", true), "exit-3", "outage-of-5s")
 	peer := ours
 	peer.Product, peer.Version = "OpenSSH", "9.2"
 	var page strings.Builder
-	require.NoError(t, score.Page{Ours: ours, Peers: []score.Result{peer}, Flaky: map[string]string{"exit-3": "the moon"}}.Markdown(&page))
-	for _, part := range []string{"| OpenSSH 9.2 | client | 1 of 2 (50 %)", "| 2 | exit-3 |", "**graceful**: ", "cannot be injected", "the moon", "nothing ends",
+	require.NoError(t, score.Page{Ours: ours, Former: &former, Peers: []score.Result{peer}, Flaky: map[string]string{"exit-3": "the moon"}}.Markdown(&page))
+	for _, part := range []string{"| OpenSSH 9.2 | client | 1 of 2 (50 %)", "| 2 | exit-3 |", "**graceful**: ", "cannot be injected", "the moon", "nothing ends", "| in the run before |", "- shell-killed: only one of both ran it",
 		"## The same faults elsewhere", " OpenSSH client | OpenSSH agent |", "| 1.0 / 1.0 |", "| shell-killed | AC process_signaled/agent | graceful | graceful |"} {
 		require.Contains(t, page.String(), part)
 	}
