@@ -48,7 +48,7 @@ type place struct {
 // and as a loaded machine bears it.
 func TestClients(t *testing.T) {
 	p := newPlace(t)
-	var table report
+	table := &collected
 	for _, c := range clients {
 		r := p.row(t, c)
 		table.rows = append(table.rows, r)
@@ -63,9 +63,6 @@ func TestClients(t *testing.T) {
 			}
 			result = p.try(t, openSSH+does.script)
 		})
-	}
-	if *page != "" {
-		require.NoError(t, os.WriteFile(*page, table.markdown(), 0o644))
 	}
 }
 
@@ -295,7 +292,13 @@ type row struct {
 type report struct {
 	rows []row
 	more [][2]string // of OpenSSH
+
+	regress        []regressResult
+	regressVersion string
 }
+
+// collected is what the tests that ran found, one after the other.
+var collected report
 
 var versionNoise = regexp.MustCompile(`^plink: |^psftp: | \[core|\]$|,.*$`)
 
@@ -326,10 +329,11 @@ Net::SSH of Perl, lftp, sshfs, rsync, git and Ansible run OpenSSH's ssh.
 		}
 		b.WriteString("\n")
 	}
-	b.WriteString("\n## More of OpenSSH\n\n| what | works |\n|---|---|\n")
+	b.WriteString("\n## More of OpenSSH, and an auditor\n\n| what | works |\n|---|---|\n")
 	for _, does := range r.more {
 		fmt.Fprintf(&b, "| %s | %s |\n", does[0], does[1])
 	}
+	r.regressMarkdown(&b)
 	return b.Bytes()
 }
 

@@ -158,6 +158,17 @@ var clients = []client{
 		},
 	},
 	{
+		name: "libssh", needs: "gcc", check: `echo '#include <libssh/libssh.h>' | gcc -E - >/dev/null`,
+		version: `awk '/define LIBSSH_VERSION_M/ { v = v dot $3; dot = "." } END { print "libssh", v }' /usr/include/libssh/libssh_version.h`,
+		prepare: `gcc -O1 -o "$W/client" "$SCRIPTS/libssh_client.c" -lssh
+P() { "$W/client" "$@"; }
+`,
+		scripts: map[feature]string{
+			connects: `P connect`, exits: `P exit`, uploads: `P upload` + sameUp, download: `P download` + sameDown,
+			terminal: `P terminal`, forwards: `P forward`,
+		},
+	},
+	{
 		name: "lftp", needs: "lftp ssh", version: "lftp --version | grep -o 'Version [0-9.]*'",
 		prepare: `L() { lftp -c "set sftp:connect-program \"ssh -a -x -F $CONFIG\"; set net:max-retries 1; open sftp://dev.fairlead; $1"; }
 `,
@@ -247,4 +258,6 @@ for p in $all; do wait $p; done
 [ "$(cat "$W"/[0-9]* | sort -n | tr '\n' ' ')" = "$(seq 20 | tr '\n' ' ')" ]`},
 	{"keepalives (`ServerAliveInterval`)", "ssh", `[ "$(S -o ServerAliveInterval=1 -o ServerAliveCountMax=2 dev.fairlead 'sleep 4; echo ok')" = ok ]`},
 	{"`SetEnv`", "ssh", `[ "$(S -o SetEnv='LC_ALL=C FAIRLEAD_APP=table' dev.fairlead 'echo $LC_ALL $FAIRLEAD_APP')" = "C table" ]`},
+	{"ssh-audit finds nothing red", "ssh-audit", `ssh-audit -4 -n -p "$PORT" 127.0.0.1 >"$W/audit" || [ $? -lt 3 ]
+grep -q '(kex) curve25519-sha256' "$W/audit" && ! grep -F '[fail]' "$W/audit"`},
 }
