@@ -209,6 +209,31 @@ func TestNewerStreamReplacesTheOld(t *testing.T) {
 	})
 }
 
+// TestConfessionOverADeadStream: what an end said of its standstill over a stream that was
+// dead for the other one, it says again over the next.
+func TestConfessionOverADeadStream(t *testing.T) {
+	hosted(t, func(t *testing.T, n *network, h *testHost) {
+		first := dialScript(t, n)
+		first.say(helloFrame("client-1", "", 0))
+		h.Flow(flowAddr(7), "conn-7")
+		h.clock.freeze()
+		elapse(9 * time.Second)
+		h.clock.thaw(false)
+		first.say(heartbeatFrame(1, 0, nil, DefaultHeartbeat)) // the client's last before it gave the stream up
+		require.Equal(t, disconnect.HostPaused, (<-h.interruptions).Attribution.Reason)
+		second := dialScript(t, n)
+		second.say(helloFrame("client-1", "", 0))
+		told := second.next().GetExplanation().GetAttribution()
+		require.Equal(t, disconnect.HostPaused, wire.ToAttribution(told).Reason)
+
+		elapse(explainWait) // nobody asks any more
+		_ = second.conn.Close()
+		third := dialScript(t, n)
+		third.say(helloFrame("client-1", "", 0))
+		require.NotNil(t, third.next().GetFlow())
+	})
+}
+
 func TestAnotherProcessTakesTheAddress(t *testing.T) {
 	hosted(t, func(t *testing.T, n *network, h *testHost) {
 		s := dialScript(t, n)

@@ -178,7 +178,9 @@ func (h *Host) attach(addr netip.Addr, hello *proto.CompanionHello, s *stream) (
 	}
 	p.instance, p.stream = instance, s
 	p.busy, p.rests = h.config.Clock().Boot, hello.GetProtocol() >= announcingProtocol
-	h.hearLocked(p)
+	if !h.hearLocked(p) {
+		s.confess(p.vigil, h.config.Clock())
+	}
 	for _, r := range p.recent {
 		s.send(r.flow)
 		s.send(r.ended)
@@ -227,12 +229,15 @@ func (h *Host) ripeLocked(p *peer) []Interruption {
 	return ready
 }
 
-// hearLocked takes note of a life sign, and tells the client if a silence was ours.
-func (h *Host) hearLocked(p *peer) {
+// hearLocked takes note of a life sign, and tells the client if a silence was ours. It
+// reports whether it has.
+func (h *Host) hearLocked(p *peer) (confessed bool) {
 	confession := p.vigil.hear(h.config.Clock(), p.open)
-	if confession != nil && p.stream != nil {
-		p.stream.send(explanationFrame(*confession))
+	if confession == nil || p.stream == nil {
+		return false
 	}
+	p.stream.send(explanationFrame(*confession))
+	return true
 }
 
 // interrupted passes on interruptions that befell connections.

@@ -152,3 +152,11 @@ func (s *stream) finish(ctx context.Context, g disconnect.Goodbye) {
 
 // cut closes the connection without a word.
 func (s *stream) cut() { _ = s.conn.Close() }
+
+// confess tells a new stream why the last silence was, if that was this end's doing: what it
+// was told over may have been dead.
+func (s *stream) confess(v *vigil, now Reading) {
+	if a, lately := v.confession(now); lately {
+		s.send(explanationFrame(a))
+	}
+}

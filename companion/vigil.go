@@ -169,6 +169,12 @@ func (v *vigil) lately(now Reading) (disconnect.Attribution, bool) {
 	if a, known := v.own(now); known {
 		return a, true
 	}
+	return v.confession(now)
+}
+
+// confession is why the interruption was that has just ended, if that was our doing and the
+// other end may still want to know.
+func (v *vigil) confession(now Reading) (disconnect.Attribution, bool) {
 	return v.confessed, !v.confessed.IsZero() && now.Boot-v.confessedAt < explainWait
 }
 

@@ -601,7 +601,9 @@ func (w *Watch) greet(s *stream, hello *proto.CompanionHello) bool {
 	w.vigil.beat = w.config.Heartbeat // until it announces another
 	w.allowLocked(hello)
 	s.send(helloFrame(w.config.Instance, w.config.Version, 0))
-	w.hearLocked()
+	if !w.hearLocked() {
+		s.confess(w.vigil, w.config.Clock())
+	}
 	return true
 }
 
@@ -682,14 +684,16 @@ func (w *Watch) OutageLimit() time.Duration {
 	return w.limit
 }
 
-// hearLocked takes note of a life sign, and tells the agent if a silence was ours.
-func (w *Watch) hearLocked() {
+// hearLocked takes note of a life sign, and tells the agent if a silence was ours. It
+// reports whether it has.
+func (w *Watch) hearLocked() (confessed bool) {
 	confession := w.vigil.hear(w.config.Clock(), w.openLocked)
-	if confession != nil && w.stream != nil {
+	if confessed = confession != nil && w.stream != nil; confessed {
 		w.stream.send(explanationFrame(*confession))
 	}
 	close(w.changed)
 	w.changed = make(chan struct{})
+	return confessed
 }
 
 // openLocked returns the ids of the connections that the agent has not called ended.

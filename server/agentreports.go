@@ -311,9 +311,24 @@ func (s *Server) connectionEnded(c store.Connection) {
 		s.meters.set.Ended(c.Ending, c.Type.String(), lasted)
 	}
 	if c.ConnectType != disconnect.AgentToClient {
+		if c.Instance != s.instance {
+			s.formerLinkEnded(c)
+		}
 		return
 	}
 	c.Ending.Log(s.background, s.logger, "connection ended",
 		slog.String("connection_id", c.ID), slog.String("workspace_id", c.Workspace.ID), slog.String("user", c.User.Name),
 		slog.String("type", c.Type.String()), slog.String("ip", c.IP), slog.Duration("duration", lasted))
+}
+
+// formerLinkEnded is the line of a control link that a former life of the server left open,
+// which could not write it.
+func (s *Server) formerLinkEnded(c store.Connection) {
+	attrs := []slog.Attr{slog.String("connection_id", c.ID), slog.String("user", c.User.Name)}
+	msg := "former client control link ended"
+	if c.ConnectType == disconnect.ServerToAgent {
+		msg = "former agent control link ended"
+		attrs = append(attrs, slog.String("workspace_id", c.Workspace.ID))
+	}
+	c.Ending.Log(s.background, s.logger, msg, attrs...)
 }

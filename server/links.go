@@ -245,14 +245,8 @@ func (p *presence) buryFormerLife(ctx context.Context) error {
 		ConnectType: disconnect.ServerToAgent, Reason: disconnect.PeerCrashed, Initiator: disconnect.Server,
 		Detail: "the server died without a goodbye",
 	}
-	n, err := p.store.EndAllAgents(ctx, ending)
-	if err != nil {
-		return err
-	}
-	if n > 0 {
-		ending.Log(ctx, p.logger, "agent control links of a former life ended", slog.Int64("agents", n))
-	}
-	return nil
+	_, err := p.store.EndAllAgents(ctx, ending)
+	return err
 }
 
 // getControl makes the request a control link. The link outlives the request.

@@ -325,6 +325,20 @@ func TestFormerLife(t *testing.T) {
 	ws := store.Workspace{ID: uuid.NewString(), OwnerID: owner.ID, Name: "dev", AgentTokenHash: "h", CreatedAt: seen}
 	require.NoError(t, db.CreateWorkspace(t.Context(), ws))
 	require.NoError(t, db.AgentConnected(t.Context(), ws.ID, "life", seen))
+	left := map[string]disconnect.ConnectType{uuid.NewString(): disconnect.ServerToAgent, uuid.NewString(): disconnect.ClientToServer}
+	require.NoError(t, db.WriteConnections(t.Context(), false, func(tx *store.ConnTx) error {
+		for id, leg := range left {
+			row := store.Connection{ID: id, ConnectType: leg, Type: store.TypeControl, Instance: "before", ConnectedAt: seen, Status: store.StatusOpen}
+			if row.User.ID, row.User.Name = owner.ID, owner.Name; leg == disconnect.ServerToAgent {
+				row.Workspace.Owner = row.User
+				row.Workspace.ID, row.Workspace.Name = ws.ID, ws.Name
+			}
+			if err := tx.Insert(t.Context(), &row); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
 	require.NoError(t, db.Close()) // without an ending
 
 	s, rec := recorded(t, func(o *Options) { o.StateDir = dir })
@@ -334,10 +348,14 @@ func TestFormerLife(t *testing.T) {
 	require.True(t, ok)
 	require.Equal(t, seen, since)
 	require.Equal(t, want, ending)
-	lines := rec.Endings()
-	require.Len(t, lines, 1)
-	require.Equal(t, want, lines[0].Attribution)
-	require.False(t, lines[0].Expected)
+	for _, line := range rec.Endings() { // each is named, for who knows it by that
+		id := line.Attrs["connection_id"].(string)
+		require.Equal(t, want.On(left[id]), line.Attribution)
+		require.False(t, line.Expected)
+		delete(left, id)
+	}
+	require.Empty(t, left)
+	require.Len(t, s.rulings.of(ws.ID), 1, "the agent saw that the link broke, no more")
 }
 
 // TestNewerLinkCounts: an agent that comes back before its old link is known to be
