@@ -37,7 +37,13 @@ func (a *agent) sightOf(client netip.Addr) sight {
 			s.said = ending
 		}
 	}
-	return a.witness(s)
+	s = a.witness(s)
+	if a.companion != nil {
+		if f, gone := a.companion.RelayGone(client); gone {
+			s.facts = append(s.facts, f)
+		}
+	}
+	return s
 }
 
 // witness adds what the agent knows of its own host, and was told by the platform.

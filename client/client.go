@@ -409,12 +409,12 @@ func (c *Client) hostIsBack() {
 }
 
 // relayEnded passes on how a connection to a relay ended.
-func (c *Client) relayEnded(a disconnect.Attribution) {
+func (c *Client) relayEnded(a disconnect.Attribution, ofServer bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, w := range c.workspaces {
 		if w != nil {
-			w.watch.RelayLost(a)
+			w.watch.RelayLost(a, ofServer)
 		}
 	}
 }

@@ -42,6 +42,9 @@ func (w *Watch) Testify(t *verdict.Testimony, noticed verdict.Moment) {
 		t.FirstNoticed = at(heard + 2*w.config.Heartbeat)
 		t.Facts = append(t.Facts, verdict.Fact{Kind: verdict.HeartbeatSilence, About: disconnect.Agent, At: at(heard)})
 	}
+	if f, gone := w.vigil.relayGone(heard, w.config.Clock()); gone {
+		t.Facts = append(t.Facts, f)
+	}
 	if w.received.by != 0 {
 		t.Facts = append(t.Facts, verdict.Fact{
 			Kind: verdict.GoodbyeReceived, About: w.received.by, Cause: w.received.Attribution, At: at(w.received.at),

@@ -369,12 +369,13 @@ func (h *Host) PathChanged(client netip.Addr, path Path) {
 	}
 }
 
-// RelayLost tells the host how a connection of the agent to a relay ended.
-func (h *Host) RelayLost(a disconnect.Attribution) {
+// RelayLost tells the host how a connection of the agent to a relay ended, which may be the
+// server's own.
+func (h *Host) RelayLost(a disconnect.Attribution, ofServer bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, p := range h.peers {
-		p.vigil.relayLost(a, h.config.Clock())
+		p.vigil.relayLost(a, ofServer, h.config.Clock())
 	}
 }
 
@@ -405,6 +406,18 @@ func (h *Host) LastHeard(peer netip.Addr) (heard, missing time.Time, ok bool) {
 		missing = heard.Add(3 * p.vigil.beat / 2)
 	}
 	return heard, missing, true
+}
+
+// RelayGone is how this end lost the relay that carried the connections of the client at
+// peer when that was last heard; ok is false if it did not.
+func (h *Host) RelayGone(peer netip.Addr) (f verdict.Fact, ok bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	p := h.peers[clean(peer)]
+	if p == nil {
+		return f, false
+	}
+	return p.vigil.relayGone(p.vigil.heard.Boot, h.config.Clock())
 }
 
 // EndPeer ends a client for a cause that others told: the server, which withdrew its

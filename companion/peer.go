@@ -361,8 +361,8 @@ func (h *Host) expire(p *peer) (over bool) {
 		Initiator:   disconnect.Network,
 		Detail:      fmt.Sprintf("nothing heard from the client for %v", h.limit),
 	}
-	if own, known := p.vigil.own(now); known {
-		a = own
+	if cause, known := p.vigil.cause(now); known {
+		a = cause
 		a.Detail += fmt.Sprintf(", longer than the outage limit of %v", h.limit)
 	}
 	h.endLocked(p, a)

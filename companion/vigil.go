@@ -64,6 +64,7 @@ type waiting struct {
 	from                  Path          // the path before it
 	explained             bool          // by the end whose doing it was
 	settled               bool
+	server                bool                   // the relay that ours is about is the server's own
 	ours, theirs          disconnect.Attribution // what else may have been the reason, by each end
 }
 

@@ -466,8 +466,8 @@ func (w *Watch) weigh() (next time.Time, over bool) {
 	now := time.Now()
 	a, over, next := w.evidenceLocked(now).judge(now)
 	if over {
-		if own, known := w.vigil.own(reading); known && a.Reason == disconnect.NetworkTimeout {
-			a.Reason, a.Initiator, a.Detail = own.Reason, own.Initiator, disconnect.Scrub(own.Detail+"; "+a.Detail)
+		if cause, known := w.vigil.cause(reading); known && a.Reason == disconnect.NetworkTimeout {
+			a.Reason, a.Initiator, a.Detail = cause.Reason, cause.Initiator, disconnect.Scrub(cause.Detail+"; "+a.Detail)
 		}
 		w.endLocked(a)
 	}
@@ -663,11 +663,12 @@ func (w *Watch) PathChanged(p Path) {
 	w.vigil.pathChanged(p, w.config.Clock())
 }
 
-// RelayLost tells the watch how a connection of this end to a relay ended.
-func (w *Watch) RelayLost(a disconnect.Attribution) {
+// RelayLost tells the watch how a connection of this end to a relay ended, which may be the
+// server's own.
+func (w *Watch) RelayLost(a disconnect.Attribution, ofServer bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.vigil.relayLost(a, w.config.Clock())
+	w.vigil.relayLost(a, ofServer, w.config.Clock())
 }
 
 // allowLocked takes the agent's outage limit, unless our user has set one.

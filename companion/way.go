@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	"fairlead.dev/fairlead/clock"
 	"fairlead.dev/fairlead/disconnect"
 	"fairlead.dev/fairlead/disconnect/verdict"
 )
@@ -43,6 +44,7 @@ type way struct {
 	moved  time.Duration
 	lost   disconnect.Attribution // how a relay's connection ended that was not to end
 	lostAt time.Duration
+	server bool // that relay was the server's own
 }
 
 // pathChanged takes note of another path.
@@ -59,7 +61,7 @@ func (v *vigil) pathChanged(p Path, now Reading) {
 // relayLost takes note of how this end's connection to a relay ended. One that we closed
 // for want of use is no loss, and one that we gave up as silent says no more than the
 // other end's silence does.
-func (v *vigil) relayLost(a disconnect.Attribution, now Reading) {
+func (v *vigil) relayLost(a disconnect.Attribution, ofServer bool, now Reading) {
 	switch {
 	case a.Reason == disconnect.ServerShutdown && (a.Initiator == disconnect.Server || a.Initiator == disconnect.Relay):
 	case a.Reason == disconnect.NetworkError, a.Reason == disconnect.ConnectionReset:
@@ -69,7 +71,7 @@ func (v *vigil) relayLost(a disconnect.Attribution, now Reading) {
 		return
 	}
 	a.ConnectType = disconnect.AgentToClient
-	v.way.lost, v.way.lostAt = a, now.Boot
+	v.way.lost, v.way.lostAt, v.way.server = a, now.Boot, ofServer
 }
 
 // linkDown is the host's own word that its link was down when the present silence began.
@@ -98,12 +100,40 @@ func (v *vigil) sinceHeard(m verdict.Moment, now Reading) time.Duration {
 // onset is by when after the last life sign what caused the silence must have begun.
 func (v *vigil) onset() time.Duration { return v.tick + 2*v.beat }
 
-// suspect returns what of this end's relay may have caused the silence that w was.
-func (v *vigil) suspect(w *waiting) disconnect.Attribution {
-	if !w.from.Relayed || v.way.lost.IsZero() || v.way.lostAt < w.heard-v.onset() || v.way.lostAt > w.heard+v.onset() {
+// suspect returns what of this end's relay may have caused the silence since heard, before
+// which packets went from.
+func (v *vigil) suspect(from Path, heard time.Duration) disconnect.Attribution {
+	if !from.Relayed || v.way.lost.IsZero() || v.way.lostAt < heard-v.onset() || v.way.lostAt > heard+v.onset() {
 		return disconnect.Attribution{}
 	}
 	return v.way.lost
+}
+
+// relayGone is suspect for a testimony.
+func (v *vigil) relayGone(heard time.Duration, now Reading) (f verdict.Fact, ok bool) {
+	lost := v.suspect(v.way.stable, heard)
+	if lost.IsZero() {
+		return f, false
+	}
+	f = verdict.Fact{Kind: verdict.RelayLost, About: disconnect.Relay, Text: lost.Detail, Ref: disconnect.ScrubTo(v.way.stable.Via, 64),
+		At: verdict.Moment{Wall: clock.Now().Add(v.way.lostAt - now.Boot).Round(0), Mono: max(v.way.lostAt.Microseconds(), 1)}}
+	if v.way.server {
+		f.About = disconnect.Server
+	}
+	if lost.Reason == disconnect.ServerShutdown {
+		f.Cause = lost // it said goodbye
+	}
+	return f, true
+}
+
+// cause is what this end knows of why the present silence is that ends the connection: own,
+// or else how it lost its relay.
+func (v *vigil) cause(now Reading) (disconnect.Attribution, bool) {
+	if a, known := v.own(now); known {
+		return a, true
+	}
+	lost := v.suspect(v.way.stable, v.heard.Boot)
+	return lost, !lost.IsZero()
 }
 
 // settle decides, once the way had time to become what it stays, what this end holds to
@@ -113,7 +143,7 @@ func (v *vigil) settle(w *waiting) *disconnect.Attribution {
 	if w.explained {
 		return nil
 	}
-	w.ours = v.suspect(w)
+	w.ours, w.server = v.suspect(w.from, w.heard), v.way.server
 	if w.ours.IsZero() && w.Duration <= longestMove && w.from.Via != "" && v.way.path != w.from && v.way.moved > w.heard {
 		w.ours = disconnect.Attribution{
 			ConnectType: disconnect.AgentToClient, Reason: disconnect.PathMigrated, Initiator: disconnect.Network,
@@ -135,6 +165,9 @@ func (w *waiting) conclude() {
 		w.Attribution = w.ours
 	case w.ours.Reason == disconnect.RelayLost && w.theirs.Reason == disconnect.RelayLost:
 		w.Attribution = w.ours
+		if w.server { // whose process it is that both lost
+			w.Attribution.Initiator = disconnect.Server
+		}
 	case w.ours.Reason == disconnect.PathMigrated:
 		w.Attribution = w.ours
 	case w.theirs.Reason == disconnect.PathMigrated:

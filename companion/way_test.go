@@ -30,6 +30,7 @@ func TestWays(t *testing.T) {
 		before, during, after Path
 		lasts                 time.Duration
 		relay                 *disconnect.Attribution // how ours ended
+		ofServer              bool
 		told                  disconnect.Attribution
 		want                  disconnect.Reason
 		who                   disconnect.Initiator
@@ -46,6 +47,8 @@ func TestWays(t *testing.T) {
 		"a relay that nothing used":   {before: home, relay: relay(disconnect.ServerShutdown, disconnect.Server), want: disconnect.NetworkTimeout, who: disconnect.Network},
 		"the relay fell, for both": {before: relayA, relay: relay(disconnect.NetworkError, disconnect.Network),
 			told: said(disconnect.RelayLost, disconnect.Network), want: disconnect.RelayLost, who: disconnect.Network, word: disconnect.RelayLost},
+		"the server's own fell, for both": {before: relayA, relay: relay(disconnect.NetworkError, disconnect.Network), ofServer: true,
+			told: said(disconnect.RelayLost, disconnect.Network), want: disconnect.RelayLost, who: disconnect.Server, word: disconnect.RelayLost},
 		"the relay fell, for us":    {before: relayA, relay: relay(disconnect.NetworkError, disconnect.Network), want: disconnect.NetworkTimeout, who: disconnect.Network, word: disconnect.RelayLost},
 		"the relay was silent":      {before: relayA, relay: relay(disconnect.NetworkTimeout, disconnect.Network), want: disconnect.NetworkTimeout, who: disconnect.Network},
 		"we needed it no longer":    {before: relayA, relay: relay(disconnect.Graceful, disconnect.Agent), want: disconnect.NetworkTimeout, who: disconnect.Network},
@@ -58,7 +61,7 @@ func TestWays(t *testing.T) {
 			l.pathChanged(test.before, l.now)
 			l.pass(time.Second)
 			if test.relay != nil {
-				l.relayLost(*test.relay, l.now)
+				l.relayLost(*test.relay, test.ofServer, l.now)
 			}
 			l.pathChanged(test.during, l.now)
 			l.pass(max(test.lasts, 14*time.Second))
@@ -163,4 +166,38 @@ func TestMovesAreRecordedByBothEnds(t *testing.T) {
 		require.Equal(t, disconnect.Network, w.Ending().Initiator)
 		require.Contains(t, w.Ending().Detail, "wlan0 was down")
 	})
+}
+
+// TestLostWithItsRelay: what ends by silence that began as this end lost the relay which
+// carried it says so, and testifies of it.
+func TestLostWithItsRelay(t *testing.T) {
+	for name, test := range map[string]struct {
+		way    Path
+		relay  disconnect.Attribution
+		server bool
+		want   disconnect.Reason
+		about  disconnect.Initiator // 0: no testimony
+		cause  disconnect.Reason
+	}{
+		"it said goodbye":  {relayA, disconnect.Attribution{Reason: disconnect.ServerShutdown, Initiator: disconnect.Server}, true, disconnect.ServerShutdown, disconnect.Server, disconnect.ServerShutdown},
+		"it fell":          {relayA, disconnect.Attribution{Reason: disconnect.NetworkError, Initiator: disconnect.Network, Detail: "EOF"}, false, disconnect.RelayLost, disconnect.Relay, disconnect.Unknown},
+		"the server's own": {relayA, disconnect.Attribution{Reason: disconnect.NetworkError, Initiator: disconnect.Network, Detail: "EOF"}, true, disconnect.RelayLost, disconnect.Server, disconnect.Unknown},
+		"nothing used it":  {home, disconnect.Attribution{Reason: disconnect.NetworkError, Initiator: disconnect.Network, Detail: "EOF"}, true, disconnect.Unknown, 0, disconnect.Unknown},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newLife(disconnect.Agent)
+			l.hears(disconnect.Graceful)
+			l.pathChanged(test.way, l.now)
+			l.pass(time.Second)
+			l.relayLost(test.relay, test.server, l.now)
+			l.pass(time.Minute)
+			a, known := l.cause(l.now)
+			require.Equal(t, test.want != disconnect.Unknown, known)
+			require.Equal(t, test.want, a.Reason)
+			f, ok := l.relayGone(l.vigil.heard.Boot, l.now)
+			require.Equal(t, test.about != 0, ok)
+			require.Equal(t, test.about, f.About)
+			require.Equal(t, test.cause, f.Cause.Reason)
+		})
+	}
 }

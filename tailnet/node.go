@@ -30,8 +30,9 @@ type Options struct {
 	// DialRelay reaches relays; nil: the node has none, and only direct paths work.
 	DialRelay RelayDialFunc
 	// OnRelayEnd is told how each connection to a relay ended, those that the node needs no
-	// longer included; nil: nobody is. It must not block.
-	OnRelayEnd func(disconnect.Attribution)
+	// longer included, and whether the relay is the server's own; nil: nobody is. It must not
+	// block.
+	OnRelayEnd func(a disconnect.Attribution, ofServer bool)
 	// ForceRelay sends and receives no UDP: every packet goes through a relay.
 	ForceRelay bool
 	// ListenPort is the UDP port for direct paths; 0 lets the system choose.
@@ -122,7 +123,7 @@ func (n *Node) start() (err error) {
 		}
 		n.shim.onTurn = n.home.turned
 		if n.opts.OnRelayEnd != nil {
-			n.shim.onEnd = func(_ int32, a disconnect.Attribution) { n.opts.OnRelayEnd(a) }
+			n.shim.onEnd = func(r *proto.DERPRegion, a disconnect.Attribution) { n.opts.OnRelayEnd(a, r.GetRelayUrl() == "") }
 		}
 	}
 	n.engine, err = newEngine(engineConfig{

@@ -71,7 +71,7 @@ type shim struct {
 	timing shimTiming
 	// onEnd is told of each relay connection's end, from its goroutine. Set it before
 	// the first Port.
-	onEnd func(region int32, a disconnect.Attribution)
+	onEnd func(region *proto.DERPRegion, a disconnect.Attribution)
 	// onTurn is told, again and again, that a region is out of reach, and that it was
 	// reached. It must not block. Set it before the first Port.
 	onTurn func(region int32, reached bool)
@@ -99,6 +99,13 @@ type shimRegion struct {
 	open    int       // local connections
 	after   time.Time // no dial before this
 	trouble string    // the dial failure that was last logged
+}
+
+// now returns the region as the server last described it.
+func (r *shimRegion) now() *proto.DERPRegion {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.region
 }
 
 // newShim returns a shim that reaches relays with dial. A nil logger discards. The

@@ -120,8 +120,8 @@ func newTestShim(t testing.TB, dial RelayDialFunc) *shimBench {
 	require.NoError(t, err)
 	b := &shimBench{shim: s, log: rec, ends: make(chan disconnect.Attribution, 64)}
 	s.timing = shimTestTiming
-	s.onEnd = func(region int32, a disconnect.Attribution) {
-		if region == testRegion {
+	s.onEnd = func(region *proto.DERPRegion, a disconnect.Attribution) {
+		if region.GetId() == testRegion {
 			b.ends <- a
 		}
 	}

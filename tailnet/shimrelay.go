@@ -292,7 +292,7 @@ func (c *relaySession) account() {
 	c.shim.logger.LogAttrs(context.Background(), level, "relay connection ended",
 		cause.Attr(), slog.Int("region", int(c.region.id)), slog.Duration("lasted", now.Sub(c.began)))
 	if c.shim.onEnd != nil {
-		c.shim.onEnd(c.region.id, cause)
+		c.shim.onEnd(c.region.now(), cause)
 	}
 }
 

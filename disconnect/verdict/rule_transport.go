@@ -55,6 +55,9 @@ func relayGone(h *hearing) (finding, bool) {
 		}
 	}
 	owner := cmp.Or(h.ctx.RelayOwner, relay)
+	if known := cmp.Or(parted, byAgent, byClient); known != nil && known.fact.About != 0 {
+		owner = known.fact.About
+	}
 	switch {
 	case parted != nil:
 		f := finding{
