@@ -205,6 +205,7 @@ func (a *agent) init() error {
 
 	a.relay = tailnet.NewRelayDialer(a.opts.AccessURL, a.opts.HTTPClient)
 	a.relay.SetRole(disconnect.ServerToAgent, disconnect.Agent)
+	resetSignals()
 	a.host = hostwatch.Start()
 	a.companion = companion.NewHost(companion.HostConfig{
 		Instance:    a.instance,

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"strings"
 	"syscall"
 	"testing"
@@ -177,6 +178,21 @@ func TestSignals(t *testing.T) {
 	p.Stderr.AwaitText(t, "reason=client_closed initiator=client expected=true")
 	s.Agent.Ending("ssh session closed", "agent_to_client", "client_closed", "client", true)
 	site.Eventually(t, "the remote program's end", func() bool { _, err := os.Stat(s.Path("hup")); return err == nil })
+}
+
+// TestIgnoredSignals: programs of sessions heed signals that the agent's starter ignores, as
+// nohup does.
+func TestIgnoredSignals(t *testing.T) {
+	t.Parallel()
+	s := site.Empty(t)
+	s.StartServer()
+	s.Settle()
+	s.Agent = s.StartCommand(exec.Command("sh", "-c", "trap '' HUP INT QUIT; exec "+site.Binary+" agent "+s.URL+
+		" --token-file "+s.AgentToken+" --state-dir "+s.Path("agent")+" --log-format json"))
+	s.AwaitAgent("online")
+	require.Regexp(t, `^SigIgn:\s+0+\n$`, s.Must("ssh", "dev", "--", "grep SigIgn /proc/self/status"))
+	s.Agent.Signal(syscall.SIGHUP)
+	require.Equal(t, 0, s.Run("ssh", "dev", "--", "true").Code, "the agent itself goes on ignoring it")
 }
 
 // TestOutputReaderLeaves: a pipe that closes is the client's leave, not its death.
