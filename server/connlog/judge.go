@@ -109,7 +109,8 @@ func surround(ctx context.Context, log store.ConnReader, row *store.Connection, 
 		about.Expect = append(about.Expect, disconnect.Client)
 	}
 	if row.ConnectType != disconnect.AgentToClient {
-		return nil
+		about.Neighbours, err = diedWith(ctx, log, row, about.Now)
+		return err
 	}
 	since := row.DisconnectedAt.Add(-lookBack)
 	links, err := log.AgentLinks(ctx, row.Workspace.ID, since)

@@ -220,6 +220,19 @@ func (o *own) apply(ctx context.Context, tx *store.ConnTx) (changed []store.Conn
 		if err := tx.Unheard(ctx, workspace); err != nil {
 			return nil, err
 		}
+		rows, err := tx.Live(ctx, workspace, disconnect.AgentToClient)
+		if err != nil {
+			return nil, err
+		}
+		for i := range rows {
+			closed, err := closeAbandoned(ctx, tx, &rows[i], o.now)
+			if err != nil {
+				return nil, err
+			}
+			if closed {
+				changed = append(changed, rows[i])
+			}
+		}
 	}
 	o.rows = slices.Clone(o.was)
 	for i := range o.rows {

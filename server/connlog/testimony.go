@@ -112,8 +112,12 @@ func (l *Log) Testify(ctx context.Context, id string, t verdict.Testimony) error
 		if err != nil {
 			return nil, err
 		}
-		again, err := l.addAlive(ctx, tx, &row, true)
-		if err != nil || !better && !again {
+		closed, err := closeAbandoned(ctx, tx, &row, now)
+		if err != nil {
+			return nil, err
+		}
+		again, err := l.addAlive(ctx, tx, &row, !closed)
+		if err != nil || !better && !again && !closed {
 			return nil, err
 		}
 		return []store.Connection{row}, nil

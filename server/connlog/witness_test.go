@@ -99,15 +99,64 @@ func TestServerIsWitnessOfClients(t *testing.T) {
 		require.Equal(t, verdict.R3, row.Judgement.Rule)
 		require.True(t, row.Judgement.Waits, "its next life may know better")
 		require.Equal(t, []string{"socket_closed client", "leg_alive agent"}, p.facts())
-		require.Equal(t, disconnect.NetworkError, p.row(p.client.ID()).Ending.Reason, "one witness is not enough")
+		link := p.row(p.client.ID())
+		require.Equal(t, disconnect.PeerCrashed, link.Ending.Reason, "the agent is a witness of it too")
+		require.Equal(t, disconnect.Client, link.Ending.Initiator)
+		require.Equal(t, 1, link.Revision)
 
 		p.clientBack()
 		synctest.Wait()
+		require.Equal(t, disconnect.NetworkError, p.row(p.client.ID()).Ending.Reason, "it lives")
 		row = p.row(p.id)
 		require.NotEqual(t, disconnect.PeerCrashed, row.Ending.Reason, "it lives")
 		require.Equal(t, 1, row.Revision)
 		require.Equal(t, 1, p.timesEnded(p.id))
 	})
+}
+
+// TestAgentThatNobodyHears: a session whose client has given it up and whose agent died for
+// good is over, and so says the agent's control link; an agent that comes back opens it again.
+func TestAgentThatNobodyHears(t *testing.T) {
+	for name, clientFirst := range map[string]bool{"the client is quick": true, "the server is quick": false} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPair(t)
+				died := time.Now()
+				word := testimony("ended", verdict.Fact{Kind: verdict.HeartbeatSilence, About: disconnect.Agent, At: verdict.Moment{Wall: died}})
+				word.Observer, word.Principal, word.Evidence = disconnect.Client, p.owner.ID, disconnect.EvidenceInferred
+				word.Account = attr(disconnect.NetworkTimeout, disconnect.Network, "silent")
+				word.LastGood, word.FirstNoticed = verdict.Moment{Wall: died}, verdict.Moment{Wall: died.Add(time.Second)}
+				testify := func() { require.NoError(t, p.log.Testify(t.Context(), p.id, *word)) }
+				if clientFirst {
+					testify()
+					require.Equal(t, store.StatusOpen, p.row(p.id).Status, "the agent may still tell")
+				}
+				lost := lostLink(disconnect.NetworkError, disconnect.ServerToAgent)
+				p.agent.Ended(died, lost)
+				p.log.AgentLost(p.ws.ID, died, lost)
+				<-time.After(8 * time.Second)
+				if !clientFirst {
+					require.Equal(t, store.StatusUnheard, p.row(p.id).Status)
+					testify()
+				}
+				for id, waits := range map[string]bool{p.id: true, p.agent.ID(): false} {
+					row := p.row(id)
+					require.Equal(t, store.StatusClosed, row.Status)
+					require.Equal(t, disconnect.PeerCrashed, row.Ending.Reason, row.Ending.String())
+					require.Equal(t, disconnect.Agent, row.Ending.Initiator)
+					require.Equal(t, waits, row.Provisional)
+				}
+				require.Equal(t, 1, p.timesEnded(p.id))
+
+				p.agentBack("life")
+				_, err := p.log.Announce(t.Context(), p.rig.agent(p.ws, "life"), connlog.Former{}, connlog.Announcement{SentAt: time.Now(), Known: []string{p.id}})
+				require.NoError(t, err)
+				synctest.Wait()
+				require.Equal(t, store.StatusOpen, p.row(p.id).Status, "it was only out of reach")
+				require.NotEqual(t, disconnect.PeerCrashed, p.row(p.agent.ID()).Ending.Reason)
+			})
+		})
+	}
 }
 
 // TestSharedElement: an agent that neither its client nor the server hears, while the

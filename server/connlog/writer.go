@@ -169,7 +169,12 @@ func (l *Log) transact(batch []*change) (changed []store.Connection, failed int,
 				failed = i
 				return err
 			}
-			changed = append(changed, rows...)
+			also, err := buryLinks(ctx, tx, rows, l.cfg.Now())
+			if err != nil {
+				failed = i
+				return err
+			}
+			changed = append(append(changed, rows...), also...)
 		}
 		return nil
 	})
