@@ -15,24 +15,28 @@ const (
 	silenceTick = 500 * time.Millisecond
 	// maxHeld bounds the beginning of a sequence that waits for its rest.
 	maxHeld = 256
+	// maxShown is how much of what was shown is kept, in bytes: some screens full.
+	maxShown = 64 << 10
 )
 
 // silent is what the line asks of a workspace.
 type silent interface {
 	Interrupted() (since time.Time, interrupted bool)
 	OutageLimit() time.Duration
+	Known() string
 }
 
 // silenceLine stands between a session and its terminal. While the workspace is silent it
 // shows so, on the first line of the screen, and keys are dropped: nobody would get them
 // now, and what was typed at a screen that stands still should not run later. What the
-// line covered is painted anew by whoever repaint tells.
+// line covered is shown again afterwards if that is known (topRow), and is else painted anew
+// by whoever repaint tells.
 //
 // The terminal never gets the beginning of a character or sequence without its rest, so
 // that the line does not end up in the middle of one.
 type silenceLine struct {
 	out       io.Writer
-	columns   func() int
+	size      func() (columns, rows int)
 	workspace silent
 	repaint   chan struct{} // has one place
 	quit      chan struct{}
@@ -42,20 +46,26 @@ type silenceLine struct {
 	shown   bool
 	dropped int    // keys, since it was shown
 	held    []byte // the beginning of a sequence or character
+	past    []byte // the end of what the session has shown at this size
+	columns int    // this size
+	rows    int
+	covered string // what shows again what the line covers
+	known   bool   // covered is that
 }
 
 // newSilenceLine begins to watch a workspace. Close it.
 func newSilenceLine(out terminal, workspace silent) *silenceLine {
 	l := &silenceLine{
 		out: out.f, workspace: workspace, repaint: make(chan struct{}, 1), quit: make(chan struct{}),
-		columns: func() int {
-			columns, _, err := out.size()
+		size: func() (columns, rows int) {
+			columns, rows, err := out.size()
 			if err != nil {
-				return 80
+				return 80, 0
 			}
-			return columns
+			return columns, rows
 		},
 	}
+	l.columns, l.rows = l.size()
 	l.tasks.Go(l.run)
 	return l
 }
@@ -77,6 +87,10 @@ func (l *silenceLine) run() {
 func (l *silenceLine) look() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if columns, rows := l.size(); columns != l.columns || rows != l.rows {
+		// Where everything is by now, each terminal decides for itself.
+		l.columns, l.rows, l.past, l.known = columns, rows, nil, false
+	}
 	if since, is := l.workspace.Interrupted(); is {
 		l.show(since)
 	} else {
@@ -107,8 +121,25 @@ func (l *silenceLine) Write(b []byte) (int, error) {
 	}
 	whole := len(all) - unfinished(all)
 	_, err := l.out.Write(all[:whole])
+	l.remember(all[:whole])
 	l.held = bytes.Clone(all[whole:])
 	return len(b), err
+}
+
+// remember keeps what was shown, from a line on if it cannot be all. mu is held.
+func (l *silenceLine) remember(b []byte) {
+	if len(l.past)+len(b) <= 2*maxShown {
+		l.past = append(l.past, b...)
+		return
+	}
+	kept := l.past[len(l.past)-min(len(l.past), max(maxShown-len(b), 0)):]
+	all := append(append(make([]byte, 0, 2*maxShown), kept...), b[len(b)-min(len(b), maxShown):]...)
+	if i := bytes.IndexByte(all, '\n'); i >= 0 {
+		all = all[i+1:]
+	} else {
+		all = nil
+	}
+	l.past = all
 }
 
 // Blocked implements [client.Gate].
@@ -142,8 +173,9 @@ func countKeys(keys []byte) int {
 func (l *silenceLine) show(since time.Time) {
 	if !l.shown {
 		l.shown, l.dropped = true, 0
+		l.covered, l.known = topRow(l.past, l.columns, l.rows)
 	}
-	text := silenceText(l.columns()-1, since, l.workspace.OutageLimit()-time.Since(since), l.dropped)
+	text := silenceText(l.columns-1, since, l.workspace.Known(), l.workspace.OutageLimit()-time.Since(since), l.dropped)
 	// Cursor, colours and origin are saved and restored; the cursor is where it was.
 	fmt.Fprintf(l.out, "\x1b7\x1b[?6l\x1b[1;1H\x1b(B\x0f\x1b[0;7m%s\x1b[0m\x1b[K\x1b8", text)
 }
@@ -156,28 +188,49 @@ func patienceText(left time.Duration) string {
 	return strings.TrimSuffix(left.Round(time.Minute).String(), "0s")
 }
 
-// silenceText says what fits into so many columns.
-func silenceText(columns int, since time.Time, left time.Duration, dropped int) string {
+// silenceText says as much as fits into so many columns: since when, what is known, what is
+// tried, and what to do.
+func silenceText(columns int, since time.Time, known string, left time.Duration, dropped int) string {
 	keys := "; keys not sent"
 	if dropped > 0 {
 		keys += fmt.Sprintf(" (%d)", dropped)
 	}
 	const leave = "; ~. leaves"
-	text := "fairlead: silent since " + since.Local().Format("15:04:05") +
-		"; trying for " + patienceText(left) + keys + leave
-	if len(text) > columns {
-		text = "fairlead: no answer" + keys + leave
+	silent := "silent since " + since.Local().Format("15:04:05")
+	trying, enough := "; trying for "+patienceText(left), ""
+	if known != "" {
+		known = ", " + known
+		enough = silent + known + "; " + patienceText(left) + " left" + keys + leave
 	}
+	for _, text := range []string{
+		"fairlead: " + silent + known + "; trying all ways for " + patienceText(left) + keys + leave,
+		"fairlead: " + silent + known + trying + keys + leave,
+		enough,
+		"fairlead: " + silent + trying + keys + leave,
+	} {
+		if text != "" && len(text) <= columns {
+			return text
+		}
+	}
+	text := "fairlead: no answer" + keys + leave
 	return text[:max(min(len(text), columns), 0)]
 }
 
-// clear removes the line, and has what it covered painted anew. mu is held.
+// clear removes the line and shows again what it covered, or has that painted anew. mu is
+// held.
 func (l *silenceLine) clear() {
 	if !l.shown {
 		return
 	}
 	l.shown = false
-	_, _ = io.WriteString(l.out, "\x1b7\x1b[?6l\x1b[1;1H\x1b[0m\x1b[2K\x1b8")
+	under := ""
+	if l.known {
+		under = l.covered
+	}
+	_, _ = io.WriteString(l.out, "\x1b7\x1b[?6l\x1b[1;1H\x1b(B\x0f\x1b[0m\x1b[2K"+under+"\x1b[0m\x1b8")
+	if l.known {
+		return
+	}
 	select {
 	case l.repaint <- struct{}{}:
 	default:

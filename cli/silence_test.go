@@ -14,15 +14,19 @@ import (
 )
 
 // silentFor is a workspace that has not been heard for a while.
-type silentFor struct{ since time.Time }
+type silentFor struct {
+	since time.Time
+	known string
+}
 
 func (s *silentFor) Interrupted() (time.Time, bool) { return s.since, !s.since.IsZero() }
 func (s *silentFor) OutageLimit() time.Duration     { return time.Minute }
+func (s *silentFor) Known() string                  { return s.known }
 
 func testLine(workspace silent, columns int) (*silenceLine, *bytes.Buffer) {
 	var shown bytes.Buffer
 	return &silenceLine{
-		out: &shown, workspace: workspace, columns: func() int { return columns },
+		out: &shown, workspace: workspace, columns: columns, rows: 24, size: func() (int, int) { return columns, 24 },
 		repaint: make(chan struct{}, 1), quit: make(chan struct{}),
 	}, &shown
 }
@@ -51,7 +55,7 @@ func TestSilenceLine(t *testing.T) {
 		w.since = time.Time{}
 		shown.Reset()
 		l.look()
-		require.Equal(t, "\x1b7\x1b[?6l\x1b[1;1H\x1b[0m\x1b[2K\x1b8", shown.String())
+		require.Equal(t, "\x1b7\x1b[?6l\x1b[1;1H\x1b(B\x0f\x1b[0m\x1b[2K\x1b[0m\x1b8", shown.String())
 		require.Len(t, l.repaint, 1)
 		require.False(t, l.Blocked())
 	})
@@ -72,13 +76,49 @@ func TestSomethingToShowRemovesTheLine(t *testing.T) {
 
 // TestNarrowSilenceLine: it never needs a second line.
 func TestNarrowSilenceLine(t *testing.T) {
-	for columns := range 100 {
-		text := silenceText(columns, time.Now(), time.Minute, 1000)
+	for columns := range 200 {
+		text := silenceText(columns, time.Now(), "", time.Minute, 1000)
 		require.LessOrEqual(t, len(text), columns)
 		if columns >= 60 {
 			require.Contains(t, text, "keys not sent (1000); ~. leaves")
 		}
+		text = silenceText(columns, time.Now(), "no network here", time.Minute, 0)
+		require.LessOrEqual(t, len(text), columns)
+		if columns >= 79 {
+			require.Contains(t, text, ", no network here; ")
+			require.Contains(t, text, "1m")
+			require.Contains(t, text, "keys not sent; ~. leaves")
+		}
 	}
+}
+
+// TestWhatTheLineCoveredIsShownAgain: where it is known, and then nobody is asked to paint.
+func TestWhatTheLineCoveredIsShownAgain(t *testing.T) {
+	w := silentFor{}
+	l, shown := testLine(&w, 80)
+	_, _ = l.Write([]byte("\x1b[H\x1b[2Jthe \x1b[1;34mfirst\x1b[0m line\r\nthe second"))
+	for range 2 {
+		w.since = time.Now()
+		l.look()
+		w.since = time.Time{}
+		shown.Reset()
+		l.look()
+		require.Contains(t, shown.String(), "\x1b[2Kthe \x1b[0m\x1b[1;34mfirst\x1b[0m line\x1b[0m\x1b8")
+		require.Empty(t, l.repaint)
+	}
+	w.since = time.Now()
+	l.look()
+	l.size = func() (int, int) { return 81, 24 }
+	w.since = time.Time{}
+	l.look()
+	require.Len(t, l.repaint, 1, "on another size nothing is where it was")
+	for range 10_000 {
+		_, _ = l.Write([]byte("one line after the other\r\n"))
+		require.LessOrEqual(t, len(l.past), 2*maxShown)
+	}
+	require.True(t, bytes.HasPrefix(l.past, []byte("one line")))
+	_, _ = l.Write(bytes.Repeat([]byte("x"), 5*maxShown))
+	require.Empty(t, l.past)
 }
 
 // TestNothingIsCutInTwo: wherever what is shown is cut, the terminal has whole characters

@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -65,6 +66,7 @@ type Client struct {
 	controller *tailnet.Controller
 	stop       context.CancelFunc // ends tasks
 	tasks      sync.WaitGroup
+	link       atomic.Pointer[control.Link] // the last one to the server
 
 	mu         sync.Mutex                   // guards workspaces
 	workspaces map[proto.NodeKey]*Workspace // nil while one is being opened
@@ -172,6 +174,7 @@ func (c *Client) dialAfter(first *control.Link) func(context.Context) (*control.
 			link, err = c.dialServer(ctx)
 		}
 		if err == nil {
+			c.link.Store(link)
 			c.follow(link)
 		}
 		return link, err
@@ -354,7 +357,7 @@ func (c *Client) workspaceConfig(name string, tunnel tailnet.Tunnel) workspaceCo
 		packets:  peerPackets{c.node, tunnel.Key},
 		instance: c.options.Instance, version: c.options.Version,
 		logger: c.logger, outageLimit: c.options.OutageLimit, records: c.options.Records,
-		kick: func() { c.node.Kick(tunnel.Key) }, facts: c.host.Facts,
+		kick: func() { c.node.Kick(tunnel.Key) }, facts: c.host.Facts, serverSilent: c.serverSilent,
 	}
 }
 

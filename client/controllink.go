@@ -44,6 +44,12 @@ func (c *Client) follow(link *control.Link) {
 	})
 }
 
+// serverSilent reports whether the server is not heard now.
+func (c *Client) serverSilent() bool {
+	link := c.link.Load()
+	return link != nil && time.Since(link.LastHeard()) > linkLate
+}
+
 // linkTestimony is what the client saw of the end of its control link; nil: nothing that
 // the server does not know, which heard the goodbye or said it.
 func linkTestimony(ending control.Ending, heard time.Time, noticed verdict.Moment) *verdict.Testimony {

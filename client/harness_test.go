@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
+	"errors"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -162,21 +163,33 @@ func (p *path) dial(addr func(*testAgent) string) func(context.Context) (net.Con
 		if err != nil {
 			return nil, err
 		}
-		return &pathConn{TCPConn: c.(*net.TCPConn), path: p}, nil
+		return &pathConn{TCPConn: c.(*net.TCPConn), path: p, closed: make(chan struct{})}, nil
 	}
 }
 
-// pathConn swallows everything in both directions while its path is a hole.
+// pathConn swallows everything in both directions while its path is a hole, the end of the
+// stream too.
 type pathConn struct {
 	*net.TCPConn
-	path *path
+	path      *path
+	closed    chan struct{}
+	closeOnce sync.Once
+}
+
+func (c *pathConn) Close() error {
+	c.closeOnce.Do(func() { close(c.closed) })
+	return c.TCPConn.Close()
 }
 
 func (c *pathConn) Read(b []byte) (int, error) {
 	for {
 		n, err := c.TCPConn.Read(b)
-		if err != nil || !c.path.hole.Load() {
+		if !c.path.hole.Load() || errors.Is(err, os.ErrDeadlineExceeded) {
 			return n, err
+		}
+		if err != nil {
+			<-c.closed
+			return 0, net.ErrClosed
 		}
 	}
 }

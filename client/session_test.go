@@ -311,6 +311,17 @@ func TestLeavingASilentAgentIsNotAChoice(t *testing.T) {
 	b.requireEnd(t, <-end, 255, disconnect.NetworkTimeout, disconnect.Network, "when the user gave up")
 }
 
+// TestWhatIsKnownOfASilence: this machine knows best, and who does not hear the server has
+// old news of it.
+func TestWhatIsKnownOfASilence(t *testing.T) {
+	b := open(t)
+	require.Empty(t, b.Known())
+	b.presence("agent-1", true, false, disconnect.Attribution{})
+	require.Equal(t, "server hears it", b.Known())
+	b.config.serverSilent = func() bool { return true }
+	require.Equal(t, "the server too", b.Known())
+}
+
 func TestSessionSurvivesALostCompanionStream(t *testing.T) {
 	b := open(t)
 	in, keys := io.Pipe()

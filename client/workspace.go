@@ -36,6 +36,7 @@ type workspaceConfig struct {
 	records           *Records
 	kick              func()                               // tries to reach an agent that is silent; nil: nothing does
 	facts             func(since time.Time) []verdict.Fact // what this machine testifies of itself; nil: nothing
+	serverSilent      func() bool                          // the server is not heard either; nil: nobody knows
 }
 
 // Workspace is the way to one workspace's agent: its SSH port, and the companion
@@ -115,6 +116,21 @@ func (w *Workspace) Ending() disconnect.Attribution { return w.watch.Ending() }
 // Interrupted reports since when the agent has been silent, if that is long enough
 // to tell the user.
 func (w *Workspace) Interrupted() (since time.Time, interrupted bool) { return w.watch.Interrupted() }
+
+// Known says in a few words what is known of the agent's silence: of this machine, of the
+// server, and of what the server says of the agent; empty: nothing.
+func (w *Workspace) Known() string {
+	if own, known := w.watch.Own(); known {
+		if own.Reason == disconnect.NetworkUnreachable {
+			return "no network here"
+		}
+		return "this side slept"
+	}
+	if w.config.serverSilent != nil && w.config.serverSilent() {
+		return "the server too"
+	}
+	return w.watch.ServersWord()
+}
 
 // OutageLimit is how long the agent may be silent before the workspace ends.
 func (w *Workspace) OutageLimit() time.Duration {

@@ -124,3 +124,18 @@ func TestSuspicion(t *testing.T) {
 		})
 	}
 }
+
+// TestServersWord: of the agent's life that the watch began with, and of no other.
+func TestServersWord(t *testing.T) {
+	for want, p := range map[string]presence{
+		"server hears it": {online: true},
+		"agent stopped":   {goodbye: true, ending: ending(disconnect.ServerShutdown, disconnect.Agent)},
+		"agent is gone":   {ending: ending(disconnect.NetworkError, disconnect.Network)},
+		"server lost it":  {ending: ending(disconnect.NetworkTimeout, disconnect.Network)},
+	} {
+		w := &Watch{instance: "agent-1", presences: map[string]presence{"agent-1": p, "agent-2": {online: true}}}
+		require.Equal(t, want, w.ServersWord())
+		w.instance = "agent-3"
+		require.Empty(t, w.ServersWord())
+	}
+}

@@ -478,34 +478,6 @@ func (w *Watch) weigh() (next time.Time, over bool) {
 	return next, over
 }
 
-// evidenceLocked is what is known now of the agent's life.
-func (w *Watch) evidenceLocked(now time.Time) evidence {
-	e := evidence{
-		limit:    w.limit,
-		stale:    staleBeats * w.vigil.beat,
-		heardAt:  now.Add(-w.vigil.awake),
-		replaced: w.replaced,
-		known:    w.instance != "",
-		mourned:  w.mourned,
-	}
-	if e.known {
-		e.server = w.presences[w.instance]
-		e.successor = w.successor != "" && w.successor != w.instance
-	}
-	return e
-}
-
-// Suspected says how the agent seems to have ended, if anything speaks for that. It is
-// for who has lost a connection to the agent and cannot wait until that is certain.
-func (w *Watch) Suspected() (a disconnect.Attribution, ok bool) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.ended {
-		return w.ending, true
-	}
-	return w.evidenceLocked(time.Now()).suspicion()
-}
-
 // run keeps a stream until the watch is over.
 func (w *Watch) run() {
 	backoff := minBackoff

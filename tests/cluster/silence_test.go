@@ -52,7 +52,7 @@ rm ~/enough
 printf '\033[?1049l'
 `
 
-const silence = "fairlead: silent since "
+const silence = "silent since "
 
 // TestSilenceIsShown: while the agent is silent the terminal says so and keys are dropped;
 // when it is back the screen is what it was, and what is typed then counts.
@@ -64,6 +64,7 @@ func TestSilenceIsShown(t *testing.T) {
 		{"attach", "attach", `for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30; do printf 'line %d\n' $i; done; printf 'all <%s>' shown`},
 		{"a program that repaints", "attach", "sh ~/repaint"},
 		{"a program that repaints, without attach", "ssh", "sh ~/repaint"},
+		{"ssh, a screen full of lines", "ssh", `for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30; do printf '\033[3%dmline\033[0m %d\n' 2 $i; done; printf 'all <%s>' shown`},
 		{"ssh", "ssh", `printf '\033[H\033[2J\n\n\n<%s>' shown`},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -87,6 +88,7 @@ func TestSilenceIsShown(t *testing.T) {
 			during := screenOf(t, term)
 			require.Contains(t, strings.SplitN(during, "\n", 2)[0], silence)
 			require.Contains(t, during, "; ~. leaves")
+			require.Regexp(t, `, (server hears it|server lost it|agent is gone);`, during)
 			require.Contains(t, during, "<shown>", "the rest is as it was")
 
 			s.Agent.Signal(syscall.SIGCONT)
