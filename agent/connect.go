@@ -65,7 +65,7 @@ func (a *agent) connectUntilUp(r *retry) (*control.Link, error) {
 		}
 		delay := max(r.next(), control.RetryAfter(err))
 		attr.Detail = err.Error()
-		attr.LogAttempt(a.gracefulCtx, a.logger, "could not reach the server", slog.Int("attempt", r.attempts), slog.String("retry_in", delay.String()))
+		attr.LogAttempt(a.gracefulCtx, a.logger, slog.LevelWarn, "could not reach the server", slog.Int("attempt", r.attempts), slog.String("retry_in", delay.String()))
 		if !a.pause(delay) {
 			return nil, context.Cause(a.gracefulCtx)
 		}

@@ -156,7 +156,7 @@ func (c *Client) dialServer(ctx context.Context) (*control.Link, error) {
 	if err != nil && asked.Err() == nil {
 		a := contactEnding(asked, err)
 		a.Detail = err.Error()
-		a.LogAttempt(asked, c.logger, "could not reach the server")
+		a.LogAttempt(asked, c.logger, slog.LevelWarn, "could not reach the server")
 	}
 	return link, err
 }

@@ -82,13 +82,13 @@ func (a Attribution) Log(ctx context.Context, logger *slog.Logger, msg string, a
 	_ = logger.Handler().Handle(ctx, record) // slog.Logger has nowhere to report it either
 }
 
-// LogAttempt writes down at Warn that a connection never came to be, and why. Nothing has
-// ended, so the keys are not those of endings. A nil logger discards.
-func (a Attribution) LogAttempt(ctx context.Context, logger *slog.Logger, msg string, attrs ...slog.Attr) {
+// LogAttempt writes down that a connection never came to be, and why. Nothing has ended, so
+// the keys are not those of endings. A nil logger discards.
+func (a Attribution) LogAttempt(ctx context.Context, logger *slog.Logger, level slog.Level, msg string, attrs ...slog.Attr) {
 	if logger == nil {
 		return
 	}
-	logger.LogAttrs(ctx, slog.LevelWarn, msg, append([]slog.Attr{
+	logger.LogAttrs(ctx, level, msg, append([]slog.Attr{
 		slog.String("layer", a.ConnectType.String()), slog.String("reason", a.Reason.String()),
 		slog.String("initiator", a.Initiator.String()), slog.String("error", Scrub(a.Detail)),
 	}, attrs...)...)

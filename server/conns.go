@@ -2,12 +2,14 @@ package server
 
 import (
 	"container/list"
+	"context"
 	"crypto/tls"
 	"net"
 	"net/http"
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // httpConns knows the connections that are not (yet) a control link or a relay's, and
@@ -21,6 +23,9 @@ import (
 type httpConns struct {
 	// exempt are the addresses that stand for many: trusted proxies.
 	exempt func(netip.Addr) bool
+	// failed is told of who said something that was no request: within lasted, by which the
+	// server may have lost patience. It must not block.
+	failed func(remote string, lasted time.Duration)
 
 	mu      sync.Mutex // guards conns, sources and over
 	conns   map[net.Conn]*httpConn
@@ -33,7 +38,9 @@ type httpConns struct {
 // httpConn is one connection.
 type httpConn struct {
 	from  netip.Prefix
-	fresh bool          // it has not sent a whole request
+	began time.Time
+	fresh bool          // nothing came of it yet
+	heeds bool          // a request of it was served
 	idle  *list.Element // its place in its source's idle; nil while it is not idle
 }
 
@@ -66,13 +73,34 @@ func (h *httpConns) note(conn net.Conn, state http.ConnState) {
 	case http.StateIdle:
 		c.fresh, c.idle = false, src.idle.PushBack(conn)
 	case http.StateHijacked, http.StateClosed:
-		if c.fresh && state == http.StateClosed {
+		switch {
+		case state != http.StateClosed || c.heeds || h.over:
+		case c.fresh:
 			h.silent.Add(1)
+		case h.failed != nil:
+			h.failed(conn.RemoteAddr().String(), time.Since(c.began))
 		}
 		delete(h.conns, conn)
 		if src.conns--; src.conns == 0 {
 			delete(h.sources, c.from)
 		}
+	}
+}
+
+type connKey struct{}
+
+// context is the server's ConnContext hook: a request knows its connection.
+func (h *httpConns) context(ctx context.Context, conn net.Conn) context.Context {
+	return context.WithValue(ctx, connKey{}, conn)
+}
+
+// served takes note that a request is one.
+func (h *httpConns) served(r *http.Request) {
+	conn, _ := r.Context().Value(connKey{}).(net.Conn)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if c := h.conns[conn]; c != nil {
+		c.heeds = true
 	}
 }
 
@@ -100,7 +128,7 @@ func (h *httpConns) addLocked(conn net.Conn) {
 		h.sources[from] = src
 	}
 	src.conns++
-	h.conns[conn] = &httpConn{from: from, fresh: true}
+	h.conns[conn] = &httpConn{from: from, began: time.Now(), fresh: true}
 }
 
 func (h *httpConns) exempted(remote string) bool {

@@ -70,6 +70,7 @@ type limits struct {
 	perUser, perSource int
 	followPatience     time.Duration // for one write to somebody who follows the log
 	refusals           *rate.Limiter // that are written down
+	strangers          *rate.Limiter // whose failed dials are written down
 
 	mu       sync.Mutex // guards the maps and rest
 	failures map[netip.Prefix]*rate.Limiter
@@ -80,7 +81,7 @@ type limits struct {
 func newLimits(opts Options) *limits {
 	return &limits{
 		now: opts.Now, perUser: opts.MaxLinksPerUser, perSource: opts.MaxLinksPerAddress,
-		followPatience: defaultFollowPatience, refusals: rate.NewLimiter(1, refusalBurst),
+		followPatience: defaultFollowPatience, refusals: rate.NewLimiter(1, refusalBurst), strangers: rate.NewLimiter(1, refusalBurst),
 		failures: map[netip.Prefix]*rate.Limiter{}, links: map[string]int{},
 	}
 }

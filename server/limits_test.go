@@ -14,6 +14,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"fairlead.dev/fairlead/testutil"
+
 	"fairlead.dev/fairlead/disconnect"
 	"fairlead.dev/fairlead/sdk"
 	"fairlead.dev/fairlead/server/auth"
@@ -229,4 +231,25 @@ func TestSilentConnectionsAreLimited(t *testing.T) {
 		defer conn.Close()
 		return !hungUp(conn)
 	}, 10*time.Second, 10*time.Millisecond)
+}
+
+// TestStrangersAreNoted: who speaks to the port and makes no request is told of, with who
+// lost patience with whom; a port scan, which says nothing, is not.
+func TestStrangersAreNoted(t *testing.T) {
+	s, logged := recorded(t, nil)
+	speak := func(text string) {
+		conn, err := net.Dial("tcp", s.Addr().String())
+		require.NoError(t, err)
+		defer conn.Close()
+		_, err = io.WriteString(conn, text)
+		require.NoError(t, err)
+		if text == "" {
+			return
+		}
+		_, _ = io.Copy(io.Discard, conn) // until the server has had enough
+	}
+	speak("")
+	speak("\x16\x03noise\r\n\r\n")
+	r := logged.WaitForMessage(testutil.Context(t, 10*time.Second), "dial failed")
+	require.Equal(t, []any{"client_to_server", "protocol_error", "client"}, []any{r.Attrs["layer"], r.Attrs["reason"], r.Attrs["initiator"]})
 }

@@ -312,7 +312,7 @@ func (s *Server) logRefusal(r *http.Request, p auth.Principal, why disconnect.At
 		why.Initiator = disconnect.Agent
 	}
 	why.Detail = disconnect.Scrub(why.Detail)
-	why.LogAttempt(r.Context(), s.logger, "control link refused", slog.String("user", p.UserName), slog.String("remote_addr", r.RemoteAddr))
+	why.LogAttempt(r.Context(), s.logger, slog.LevelWarn, "control link refused", slog.String("user", p.UserName), slog.String("remote_addr", r.RemoteAddr))
 	s.connlog.LinkOpened(l).Ended(l.ConnectedAt, why)
 }
 

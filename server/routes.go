@@ -137,6 +137,9 @@ func (s *Server) dispatch(rows []route) http.Handler {
 func (s *Server) handle(w http.ResponseWriter, r *http.Request, rt route) error {
 	p, err := s.admit(r, rt)
 	if err != nil {
+		if rt.path == control.Path {
+			s.noteFailure(r, err)
+		}
 		return err
 	}
 	if rt.method == http.MethodGet {
@@ -210,6 +213,7 @@ func (s *Server) authenticate(ctx context.Context, header string) (auth.Principa
 // URL's path where the proxy did not.
 func (s *Server) border(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.conns.served(r)
 		w.Header().Set(sdk.HeaderVersion, s.opts.Version)
 		defer func() { s.meters.countRefusal(w.Header()) }()
 		defer func() {

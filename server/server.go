@@ -142,7 +142,7 @@ func (s *Server) start(ctx context.Context) (err error) {
 	s.auth = auth.New(auth.Options{Store: s.store, StateDir: s.opts.StateDir, Logger: s.logger, Now: s.opts.Now})
 	s.meters = s.newMeters()
 	s.limits = newLimits(s.opts)
-	s.conns.exempt = s.proxies.trust
+	s.conns.exempt, s.conns.failed = s.proxies.trust, s.noteStranger
 	s.startSTUN()
 	if err := s.startTailnet(ctx); err != nil {
 		return err
@@ -171,6 +171,7 @@ func (s *Server) start(ctx context.Context) (err error) {
 		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          slog.NewLogLogger(httpLog{s.logger.Handler()}, slog.LevelDebug),
 		ConnState:         s.conns.note,
+		ConnContext:       s.conns.context,
 		Protocols:         new(http.Protocols),
 	}
 	s.http.Protocols.SetHTTP1(true)

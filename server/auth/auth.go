@@ -100,7 +100,7 @@ func New(opts Options) *Auth {
 // Authenticate returns who is behind a bearer token: ErrUnauthenticated, ErrExpired or
 // ErrDisabled when nobody is, any other error when the database failed.
 func (a *Auth) Authenticate(ctx context.Context, bearer string) (Principal, error) {
-	kind, ok := kindOf(bearer)
+	kind, ok := KindOf(bearer)
 	if !ok {
 		return Principal{}, ErrUnauthenticated
 	}

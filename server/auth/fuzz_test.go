@@ -14,7 +14,7 @@ func FuzzBearerToken(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		kind, ok := kindOf(s)
+		kind, ok := KindOf(s)
 		if !ok {
 			return
 		}

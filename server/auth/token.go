@@ -46,8 +46,8 @@ func hashText(s string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// kindOf tells a token's kind from its form, so that noise costs no database query.
-func kindOf(token string) (Kind, bool) {
+// KindOf tells a token's kind from its form alone, so that noise costs no database query.
+func KindOf(token string) (Kind, bool) {
 	for kind, prefix := range map[Kind]string{KindUser: userPrefix, KindAgent: agentPrefix, KindRelay: relayPrefix} {
 		rest, ok := strings.CutPrefix(token, prefix)
 		if !ok || len(rest) != base64.RawURLEncoding.EncodedLen(tokenBytes) {

@@ -163,6 +163,9 @@ func (s *stage) said(party scenario.Party, records []map[string]any, another boo
 			}
 		case has(r, "reason"):
 			t.Kind, t.Leg = scenario.Attempt, ownLink[party]
+			if layer, ok := r["layer"].(string); ok {
+				t.Leg = scenario.Leg(layer)
+			}
 			t.Words = words(r["reason"], r["initiator"], r["expected"])
 			t.Detail, _ = r["error"].(string)
 		default:

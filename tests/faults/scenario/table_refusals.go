@@ -5,7 +5,8 @@ var refusalTable = []entry{
 	{Scenario: Scenario{
 		Name: "garbage", Row: 40, Story: "Somebody sends garbage to the server's port.",
 		Steps: once(Act{Verb: Babbles, On: Server, Arg: "garbage"}),
-		Truth: Truth{Fate: Lives, Server: says(cs("protocol_error", Client).tried())},
+		// The connection log has no row of somebody of whom nothing is known.
+		Truth: Truth{Fate: Lives, Server: says(cs("protocol_error", Client).tried()), Log: says(cs("protocol_error", Client).tried().may())},
 	}},
 	{Scenario: Scenario{
 		Name: "corrupt-frames", Row: 41, Story: "What the agent sends to the server arrives with other bytes and valid checksums.",
@@ -29,7 +30,7 @@ var refusalTable = []entry{
 	{Scenario: Scenario{
 		Name: "slow-loris", Row: 43, Story: "Somebody begins a dial and never ends it.",
 		Steps: once(Act{Verb: Babbles, On: Server, Arg: "slow"}),
-		Truth: Truth{Fate: Lives, Server: says(cs("slow_peer", Client).tried())},
+		Truth: Truth{Fate: Lives, Server: says(cs("slow_peer", Client).tried()), Log: says(cs("slow_peer", Client).tried().may())},
 		Final: 25 * sec, Provisional: 25 * sec,
 	}},
 	{Scenario: Scenario{
@@ -42,7 +43,7 @@ var refusalTable = []entry{
 		Name: "certificate-expired", Row: 45, Story: "The server's certificate expires, and then all links are cut once.",
 		World: World{TLS: true},
 		Steps: []Step{at(0, do(Expires, Server)), at(2*sec, sever(Agent)), at(2*sec, sever(Client))},
-		Truth: refusedAgain("tls_failure", Server), Final: laterFinal,
+		Truth: unheardAgain("tls_failure", Server), Final: laterFinal,
 	}},
 	{Scenario: Scenario{
 		Name: "name-unknown", Row: 46, Story: "The server's name resolves no more, and then all links are cut once.",
@@ -86,7 +87,15 @@ func refusedAgain(reason string, by Party) Truth {
 		Client: says(cs(reason, by).tried()),
 		Agent:  says(sa(reason, by).tried()),
 		Server: says(cs(reason, by).tried(), sa(reason, by).tried()),
+		Log:    says(cs(reason, by).tried().may(), sa(reason, by).tried().may()), // nobody was let in who could have a row
 	}
+}
+
+// unheardAgain is refusedAgain for dials that end before the server can know whose they are.
+func unheardAgain(reason string, by Party) Truth {
+	t := refusedAgain(reason, by)
+	t.Server = t.Log
+	return t
 }
 
 // resourceTable is of hosts that run out of something.
