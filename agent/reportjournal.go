@@ -87,6 +87,9 @@ func (a *agent) openReports() {
 		obituary(left, a.starved).Log(context.Background(), a.logger, "connections of a former life ended", slog.Int("connections", len(ended)))
 	}
 	for _, c := range ended {
+		if id, err := uuid.FromBytes(c.GetId()); err == nil {
+			a.ownEndings.add(id.String(), obituary(left, a.starved)) // of which the server may know better
+		}
 		a.countReported(c, c.GetType(), c.GetTimestamp().AsTime().Sub(c.GetConnectedAt().AsTime()))
 	}
 	if unread > 0 {

@@ -12,18 +12,18 @@ import (
 	"fairlead.dev/fairlead/disconnect/wire"
 )
 
-// maxOwnEndings bounds the control links whose endings the agent can correct.
+// maxOwnEndings bounds the endings that the agent can correct.
 const maxOwnEndings = 64
 
-// ownEndings are how the agent's control links ended, as it last said. The zero value is
-// empty. All methods are safe for concurrent use.
+// ownEndings are how the agent's control links ended, and what a former life of it left
+// open, as it last said. The zero value is empty. All methods are safe for concurrent use.
 type ownEndings struct {
 	mu  sync.Mutex // guards all
 	all []ownEnding
 }
 
 type ownEnding struct {
-	id     string // of the link's row in the connection log
+	id     string // of the row in the connection log
 	ending disconnect.Attribution
 }
 

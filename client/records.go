@@ -24,7 +24,7 @@ const (
 	testifyWait = 2 * time.Second
 	// keepAfter is how long a connection lasts of which there is a record: most are over
 	// before, and the disk would hold up their end.
-	keepAfter = time.Second
+	keepAfter = 200 * time.Millisecond
 	// signEvery is how often the record of an open connection is touched.
 	signEvery = 2 * time.Second
 	// maxFormer bounds what one command reports of the lives before it.
