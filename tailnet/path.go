@@ -53,10 +53,12 @@ type PathEvent struct {
 }
 
 // How often paths are looked at: upstream has no event for a change, and the look is
-// cheap. Soon after something happened they change quickly.
+// cheap. Soon after something happened they change quickly. A look is at all peers, so that
+// a node of many looks less often: its cost per second stays the same.
 const (
 	pathPoll       = 500 * time.Millisecond
 	pathPollEager  = 20 * time.Millisecond
+	pathPollPeers  = 10 // as many as may be looked at so often
 	pathEagerAfter = 2 * time.Second
 )
 
@@ -104,7 +106,7 @@ func (w *pathWatcher) run(ctx context.Context, peers func() int) {
 	for {
 		var tick <-chan time.Time
 		if w.watched() && (peers() > 0 || len(known) > 0) {
-			tick = time.After(pollInterval(time.Until(eagerUntil)))
+			tick = time.After(pollInterval(time.Until(eagerUntil), max(peers(), len(known))))
 		}
 		select {
 		case <-ctx.Done():
@@ -121,11 +123,12 @@ func (w *pathWatcher) run(ctx context.Context, peers func() int) {
 	}
 }
 
-func pollInterval(eager time.Duration) time.Duration {
+func pollInterval(eager time.Duration, peers int) time.Duration {
+	often := time.Duration(max(1, peers/pathPollPeers))
 	if eager > 0 {
-		return pathPollEager
+		return often * pathPollEager
 	}
-	return pathPoll
+	return often * pathPoll
 }
 
 func (w *pathWatcher) watched() bool {

@@ -96,3 +96,13 @@ func TestPathWatcher(t *testing.T) {
 func TestPathKindString(t *testing.T) {
 	require.Equal(t, []string{"none", "direct", "relay"}, []string{PathNone.String(), PathDirect.String(), PathRelay.String()})
 }
+
+// TestPollInterval: with many peers a node looks less often, so that looking at all of
+// them stays cheap.
+func TestPollInterval(t *testing.T) {
+	require.Equal(t, pathPoll, pollInterval(0, 1))
+	require.Equal(t, pathPoll, pollInterval(-1, 19))
+	require.Equal(t, 10*pathPoll, pollInterval(0, 100))
+	require.Equal(t, pathPollEager, pollInterval(time.Second, 0))
+	require.Equal(t, 10*pathPollEager, pollInterval(time.Second, 100))
+}
