@@ -216,6 +216,7 @@ func (a *agent) init() error {
 		OnSilence:   a.clientIsSilent,
 		Kick:        a.kickPeer,
 		Tombstones:  a.tombstones.of,
+		Addresses:   tailnet.HostAddresses,
 
 		Facts:          a.host.Facts,
 		OnInterruption: a.clientInterrupted,

@@ -63,7 +63,7 @@ func openWorkspace(ctx context.Context, config workspaceConfig, adopt func(*Work
 		Dial:     config.dialCompanion,
 		Instance: config.instance, Version: config.version, Logger: config.logger,
 		Heartbeat: config.heartbeat, OutageLimit: config.outageLimit,
-		OnInterruption: w.interrupted, Kick: config.kick, Facts: config.facts,
+		OnInterruption: w.interrupted, Kick: config.kick, Facts: config.facts, Refused: tailnet.Refused,
 	})
 	if adopt != nil {
 		adopt(w)

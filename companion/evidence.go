@@ -16,6 +16,7 @@ type presence struct {
 	online  bool
 	goodbye bool // declared by the agent
 	ending  disconnect.Attribution
+	at      time.Duration // when it was told first, by the boot clock
 }
 
 // declared reports whether the agent told the server that this life stops. The
@@ -36,6 +37,12 @@ func (p presence) crashed() bool {
 		p.ending.Reason == disconnect.PeerCrashed
 }
 
+// closed is crashed, told by the kernel's orderly close. A reset may be of something that
+// lies between and forgot the connection of an agent that lives.
+func (p presence) closed() bool {
+	return p.crashed() && p.ending.Reason != disconnect.ConnectionReset
+}
+
 // evidence is what a watch knows about the agent's life it began with.
 type evidence struct {
 	limit     time.Duration          // the outage limit
@@ -46,12 +53,14 @@ type evidence struct {
 	known     bool                   // the agent has said hello once
 	mourned   disconnect.Attribution // how a connection that we thought open ended, by the agent's record
 	server    presence               // zero when the server has said nothing
+	refused   time.Duration          // how long its machine has been saying that it is gone
 }
 
 // judge says how the session ended, or when to look again.
 //
 // The agent is gone when another life of it answers; or when the server says that
-// it stopped, or crashed and was replaced, and it is silent too; or when it was
+// it stopped, or crashed and was replaced, and it is silent too; or when the server says
+// that it crashed and its own machine that it is gone; or when it was
 // silent for the outage limit. An agent that answers is alive, whatever the server
 // says.
 func (e evidence) judge(now time.Time) (a disconnect.Attribution, over bool, next time.Time) {
@@ -78,6 +87,9 @@ func (e evidence) judge(now time.Time) (a disconnect.Attribution, over bool, nex
 			return a, true, time.Time{}
 		}
 		return a, false, e.heardAt.Add(e.stale)
+	case e.server.closed() && e.refused >= goneAfter:
+		a, _ := e.obituary("its machine says that nothing listens where it was")
+		return a, true, time.Time{}
 	}
 	return a, false, e.heardAt.Add(e.limit)
 }

@@ -32,6 +32,7 @@ func TestJudge(t *testing.T) {
 		replaced  time.Duration // ago; 0: not
 		successor bool
 		server    presence
+		refused   time.Duration
 		want      disconnect.Reason
 		who       disconnect.Initiator
 		next      time.Duration // from the last frame heard
@@ -47,6 +48,11 @@ func TestJudge(t *testing.T) {
 		"limit, agent told the server":           {silence: limit, server: stopped, want: disconnect.ServerShutdown, who: disconnect.Agent},
 		"control socket closed, agent answers":   {silence: time.Second, server: crashed, next: limit},
 		"control socket closed, agent silent":    {silence: 30 * time.Second, server: crashed, next: limit},
+		"its machine says that it is gone":       {silence: 30 * time.Second, server: crashed, refused: goneAfter, want: disconnect.PeerCrashed, who: disconnect.Agent},
+		"its machine said so only once":          {silence: 30 * time.Second, server: crashed, refused: 10 * time.Second, next: limit},
+		"its machine says so, the server not":    {silence: 30 * time.Second, server: lost, refused: goneAfter, next: limit},
+		"its machine says so after a reset":      {silence: 30 * time.Second, server: reset, refused: goneAfter, next: limit},
+		"its machine says so, the server had it": {silence: 30 * time.Second, server: online, refused: goneAfter, next: limit},
 		"successor online, agent answers":        {silence: time.Second, successor: true, server: crashed, next: stale},
 		"successor online, agent silent":         {silence: stale, successor: true, server: crashed, want: disconnect.PeerCrashed, who: disconnect.Agent},
 		"successor online, old one unknown":      {silence: stale, successor: true, next: limit},
@@ -64,7 +70,7 @@ func TestJudge(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			now := time.Now()
-			e := evidence{limit: limit, stale: stale, heardAt: now.Add(-test.silence), known: true, successor: test.successor, server: test.server}
+			e := evidence{limit: limit, stale: stale, heardAt: now.Add(-test.silence), known: true, successor: test.successor, server: test.server, refused: test.refused}
 			if test.replaced > 0 {
 				e.replaced = now.Add(-test.replaced)
 			}

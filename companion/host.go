@@ -57,6 +57,9 @@ type HostConfig struct {
 	// Tombstones returns how connections of a client ended lately, the newest first, which
 	// a client hears that was away; nil: nothing is known. It must not block.
 	Tombstones func(peer netip.Addr) []*proto.CompanionTombstone
+	// Addresses returns the IP addresses of the agent's own interfaces, which clients are
+	// told; nil: they are not. It must not block.
+	Addresses func() []netip.Addr
 	// Facts is what the agent's machine can testify of itself since a time of its wall
 	// clock; nil: nothing. It must not block.
 	Facts func(since time.Time) []verdict.Fact
@@ -195,6 +198,9 @@ func (h *Host) serve(s *stream, from netip.Addr) {
 	if h.config.Tombstones != nil {
 		stones := h.config.Tombstones(from)
 		hello.GetHello().Tombstones = stones[:min(len(stones), maxTombstones)]
+	}
+	if h.config.Addresses != nil {
+		hello.GetHello().Addresses = addressTexts(h.config.Addresses())
 	}
 	s.send(hello)
 	var terminals func() []string

@@ -15,6 +15,7 @@ func (w *Watch) evidenceLocked(now time.Time) evidence {
 		replaced: w.replaced,
 		known:    w.instance != "",
 		mourned:  w.mourned,
+		refused:  w.grave.since(),
 	}
 	if e.known {
 		e.server = w.presences[w.instance]

@@ -190,6 +190,7 @@ func startHost(n *network, instance string) *testHost {
 			}
 			return stones
 		},
+		Addresses:      func() []netip.Addr { return []netip.Addr{netip.MustParseAddr("192.0.2.1")} }, // of home
 		OnInterruption: func(_ netip.Addr, i Interruption) { h.interruptions <- i },
 	})
 	go func() { defer close(h.served); h.err = h.Serve(h.listener) }()

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -56,6 +57,9 @@ type WatchConfig struct {
 	// Facts is what this host can testify of itself since a time of its wall clock; nil:
 	// nothing. It must not block.
 	Facts func(since time.Time) []verdict.Fact
+	// Refused asks the machine at a UDP address whether anything listens there, and reports
+	// whether the machine itself said no. It may take a second. nil: nobody asks.
+	Refused func(ctx context.Context, address string) bool
 	// Clock is the host's clock; nil means the system's.
 	Clock func() Reading
 }
@@ -78,6 +82,8 @@ type Watch struct {
 	vigil       *vigil
 	mourned     disconnect.Attribution // how a connection ended while we were away
 	limit       time.Duration          // the outage limit
+	addresses   []netip.Addr           // of the agent's own interfaces
+	grave       grave
 	replaced    time.Time
 	replacedBy  string        // the other life of the agent
 	replacedAt  time.Duration // the same as replaced, by the boot clock
@@ -141,6 +147,9 @@ func NewWatch(config WatchConfig) *Watch {
 	}
 	w.tasks.Go(w.clock)
 	w.tasks.Go(w.run)
+	if config.Refused != nil {
+		w.tasks.Go(w.knock)
+	}
 	return w
 }
 
@@ -229,7 +238,11 @@ func (w *Watch) Presence(instance string, online, goodbye bool, ending disconnec
 			w.presences[w.instance] = mine
 		}
 	}
-	w.presences[instance] = presence{online: online, goodbye: goodbye, ending: ending}
+	p := presence{online: online, goodbye: goodbye, ending: ending, at: w.config.Clock().Boot}
+	if before, known := w.presences[instance]; known && !before.online && !online {
+		p.at = before.at // it is told again on every link to the server
+	}
+	w.presences[instance] = p
 	switch {
 	case !online && w.successor == instance:
 		w.successor = ""
@@ -569,7 +582,7 @@ func (w *Watch) greet(s *stream, hello *proto.CompanionHello) bool {
 		nudge(w.recheck)
 		return false
 	}
-	w.stream = s
+	w.stream, w.addresses = s, usableAddresses(hello.GetAddresses())
 	w.vigil.beat = w.config.Heartbeat // until it announces another
 	w.allowLocked(hello)
 	s.send(helloFrame(w.config.Instance, w.config.Version, 0))

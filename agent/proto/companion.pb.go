@@ -187,7 +187,10 @@ type CompanionHello struct {
 	OutageLimitMs uint64 `protobuf:"varint,4,opt,name=outage_limit_ms,json=outageLimitMs,proto3" json:"outage_limit_ms,omitempty"`
 	// tombstones are how connections of this client ended in the last 24 h, the newest
 	// first, some of them if there are many. Only an agent says them, also of a former life.
-	Tombstones    []*CompanionTombstone `protobuf:"bytes,5,rep,name=tombstones,proto3" json:"tombstones,omitempty"`
+	Tombstones []*CompanionTombstone `protobuf:"bytes,5,rep,name=tombstones,proto3" json:"tombstones,omitempty"`
+	// addresses are the IP addresses of the agent's own interfaces, some of them if there are
+	// many. Only an agent says them.
+	Addresses     []string `protobuf:"bytes,6,rep,name=addresses,proto3" json:"addresses,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -253,6 +256,13 @@ func (x *CompanionHello) GetOutageLimitMs() uint64 {
 func (x *CompanionHello) GetTombstones() []*CompanionTombstone {
 	if x != nil {
 		return x.Tombstones
+	}
+	return nil
+}
+
+func (x *CompanionHello) GetAddresses() []string {
+	if x != nil {
+		return x.Addresses
 	}
 	return nil
 }
@@ -591,7 +601,7 @@ const file_agent_proto_companion_proto_rawDesc = "" +
 	"\x04flow\x18\x04 \x01(\v2 .fairlead.agent.v1.CompanionFlowH\x00R\x04flow\x129\n" +
 	"\x05ended\x18\x05 \x01(\v2!.fairlead.agent.v1.CompanionEndedH\x00R\x05ended\x12K\n" +
 	"\vexplanation\x18\x06 \x01(\v2'.fairlead.agent.v1.CompanionExplanationH\x00R\vexplanationB\a\n" +
-	"\x05frame\"\xd6\x01\n" +
+	"\x05frame\"\xf4\x01\n" +
 	"\x0eCompanionHello\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12\x1f\n" +
 	"\vinstance_id\x18\x02 \x01(\tR\n" +
@@ -600,7 +610,8 @@ const file_agent_proto_companion_proto_rawDesc = "" +
 	"\x0foutage_limit_ms\x18\x04 \x01(\x04R\routageLimitMs\x12E\n" +
 	"\n" +
 	"tombstones\x18\x05 \x03(\v2%.fairlead.agent.v1.CompanionTombstoneR\n" +
-	"tombstones\"{\n" +
+	"tombstones\x12\x1c\n" +
+	"\taddresses\x18\x06 \x03(\tR\taddresses\"{\n" +
 	"\x12CompanionHeartbeat\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12\x12\n" +
 	"\x04echo\x18\x02 \x01(\x04R\x04echo\x12\x1c\n" +
