@@ -1,6 +1,8 @@
 package companion
 
 import (
+	"bytes"
+	"log/slog"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -12,6 +14,16 @@ import (
 	"fairlead.dev/fairlead/disconnect"
 )
 
+// missedLines counts the lines of a log that say that the other end is not heard.
+type missedLines struct{ atomic.Int64 }
+
+func (m *missedLines) Write(line []byte) (int, error) {
+	if bytes.Contains(line, []byte("is not heard")) {
+		m.Add(1)
+	}
+	return len(line), nil
+}
+
 // TestHeartbeatsRest: both ends send one in 15 s while nothing is open, and every 2 s from
 // the moment on that something is; and neither takes the other's rest for silence.
 func TestHeartbeatsRest(t *testing.T) {
@@ -20,8 +32,10 @@ func TestHeartbeatsRest(t *testing.T) {
 		h := startHost(n, "agent-1")
 		defer h.stop(t)
 		var kicks, interruptions atomic.Int64
+		var missed missedLines
 		w := NewWatch(WatchConfig{
 			Dial: n.dial, Instance: "client-1", OutageLimit: 10 * time.Minute, Clock: newTestClock().now,
+			Logger:         slog.New(slog.NewTextHandler(&missed, nil)),
 			OnInterruption: func(Interruption) { interruptions.Add(1) }, Kick: func() { kicks.Add(1) },
 		})
 		defer w.Close()
@@ -77,8 +91,13 @@ func TestHeartbeatsRest(t *testing.T) {
 		elapse(time.Minute)
 		host, _ = in(5 * time.Minute)
 		require.InDelta(t, 20, host, 1)
+		require.Zero(t, missed.Load())
 		n.hole.Store(true)
-		elapse(11 * time.Minute)
+		elapse(20 * time.Second)
+		require.Zero(t, missed.Load(), "one that rests may be late")
+		elapse(30 * time.Second)
+		require.EqualValues(t, 1, missed.Load())
+		elapse(10 * time.Minute)
 		require.Equal(t, disconnect.NetworkTimeout, w.Ending().Reason, "rest is not for ever")
 	})
 }
