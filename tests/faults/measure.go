@@ -33,12 +33,19 @@ func (o *options) measure(ctx context.Context, chosen []scenario.Scenario, progr
 	rows := make([]score.Row, len(chosen))
 	turns := make(chan int)
 	var work sync.WaitGroup
-	var say sync.Mutex // held while a line of progress is written
+	var say sync.Mutex       // held while a line of progress is written
+	var machine sync.RWMutex // held by all that run, for writing by one that must be alone
 	for range min(o.parallel, len(chosen)) {
 		work.Go(func() {
 			for i := range turns {
+				enter, leave := machine.RLock, machine.RUnlock
+				if chosen[i].Alone() {
+					enter, leave = machine.Lock, machine.Unlock
+				}
+				enter()
 				began := time.Now()
 				rows[i] = score.Judge(chosen[i], o.perform(ctx, chosen[i]))
+				leave()
 				say.Lock()
 				fmt.Fprintln(progress, line(rows[i], time.Since(began)))
 				say.Unlock()

@@ -198,6 +198,12 @@ func (s Scenario) Due(w Party, say Say) (provisional, final time.Duration) {
 	return provisional, final
 }
 
+// Alone reports whether nothing else may run meanwhile: the kernel counts whom it kills for
+// want of memory for the whole machine.
+func (s Scenario) Alone() bool {
+	return slices.ContainsFunc(s.Steps, func(step Step) bool { return step.Verb == Starves })
+}
+
 // mutes reports whether the steps take w's speech away, until the last of them.
 func (s Scenario) mutes(w Party) bool {
 	if w == Log {

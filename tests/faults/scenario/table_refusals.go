@@ -36,8 +36,7 @@ var refusalTable = []entry{
 	{Scenario: Scenario{
 		Name: "deaf-terminal", Row: 44, Story: "Nobody reads what the session writes.",
 		Steps: []Step{at(0, do(Deafens, Client)), at(0, typed("yes fairlead"))},
-		Truth: all(ac("slow_peer", Client)),
-		Final: 30 * sec, Provisional: 30 * sec,
+		Truth: Truth{Fate: Lives}, // it may be read again: docs/decisions/022
 	}},
 	{Scenario: Scenario{
 		Name: "certificate-expired", Row: 45, Story: "The server's certificate expires, and then all links are cut once.",
@@ -104,8 +103,7 @@ var resourceTable = []entry{
 		Name: "agent-disk-full", Row: 47, Story: "The agent's disk is full, and a session begins on it.",
 		World: World{SmallFS: Agent},
 		Steps: []Step{at(0, do(Fills, Agent)), at(sec, Act{Verb: Opens, Arg: "ssh"})},
-		Truth: all(ac("resource_exhausted", Agent)),
-		Final: laterFinal,
+		Truth: Truth{Fate: Lives}, // the agent goes on in memory: docs/decisions/022
 	}},
 	{Scenario: Scenario{
 		Name: "database-down", Row: 48, Story: "The server's database cannot be read any more, and then all links are cut once.",
