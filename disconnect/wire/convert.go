@@ -5,9 +5,6 @@ package wire
 
 import (
 	"strconv"
-	"time"
-
-	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"fairlead.dev/fairlead/disconnect"
 )
@@ -61,63 +58,4 @@ func goodbye(reason, initiator uint32, detail string) disconnect.Goodbye {
 		g.Initiator = disconnect.Initiator(initiator)
 	}
 	return g
-}
-
-// FromTestimony returns t's wire form.
-func FromTestimony(t disconnect.Testimony) *Testimony {
-	return &Testimony{
-		ConnectionId: disconnect.Scrub(t.ConnectionID),
-		Observer:     uint32(t.Observer),
-		Attribution:  FromAttribution(t.Attribution),
-		Evidence:     uint32(t.Evidence),
-		Confidence:   uint32(t.Confidence),
-		Phase:        disconnect.Scrub(t.Phase),
-		Locus:        disconnect.Scrub(t.Locus),
-		ExitCode:     t.ExitCode,
-		LastGood:     fromTime(t.LastGood),
-		FirstNoticed: fromTime(t.FirstNoticed),
-	}
-}
-
-// ToTestimony returns the testimony of a wire message, nil included (the zero
-// testimony). Words that this version does not know become the zero value; text is
-// scrubbed. Whether the sender may testify for that connection, and whether the
-// times are plausible, is for the caller to check.
-func ToTestimony(m *Testimony) disconnect.Testimony {
-	t := disconnect.Testimony{
-		ConnectionID: disconnect.Scrub(m.GetConnectionId()),
-		Attribution:  ToAttribution(m.GetAttribution()),
-		Phase:        disconnect.Scrub(m.GetPhase()),
-		Locus:        disconnect.Scrub(m.GetLocus()),
-		LastGood:     toTime(m.GetLastGood()),
-		FirstNoticed: toTime(m.GetFirstNoticed()),
-	}
-	if n := m.GetObserver(); n <= 255 && disconnect.Initiator(n).Valid() {
-		t.Observer = disconnect.Initiator(n)
-	}
-	if n := m.GetEvidence(); n <= 255 && disconnect.Evidence(n).Valid() {
-		t.Evidence = disconnect.Evidence(n)
-	}
-	if n := m.GetConfidence(); n <= 255 && disconnect.Confidence(n).Valid() {
-		t.Confidence = disconnect.Confidence(n)
-	}
-	if m != nil && m.ExitCode != nil {
-		code := m.GetExitCode()
-		t.ExitCode = &code
-	}
-	return t
-}
-
-func fromTime(t time.Time) *timestamppb.Timestamp {
-	if t.IsZero() {
-		return nil
-	}
-	return timestamppb.New(t)
-}
-
-func toTime(m *timestamppb.Timestamp) time.Time {
-	if m == nil || !m.IsValid() {
-		return time.Time{}
-	}
-	return m.AsTime()
 }

@@ -12,7 +12,6 @@ package wire
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
-	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -156,128 +155,11 @@ func (x *Goodbye) GetDetail() string {
 	return ""
 }
 
-// Testimony is one observer's account of one ending.
-type Testimony struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	ConnectionId  string                 `protobuf:"bytes,1,opt,name=connection_id,json=connectionId,proto3" json:"connection_id,omitempty"`
-	Observer      uint32                 `protobuf:"varint,2,opt,name=observer,proto3" json:"observer,omitempty"`
-	Attribution   *Attribution           `protobuf:"bytes,3,opt,name=attribution,proto3" json:"attribution,omitempty"`
-	Evidence      uint32                 `protobuf:"varint,4,opt,name=evidence,proto3" json:"evidence,omitempty"`
-	Confidence    uint32                 `protobuf:"varint,5,opt,name=confidence,proto3" json:"confidence,omitempty"`
-	Phase         string                 `protobuf:"bytes,6,opt,name=phase,proto3" json:"phase,omitempty"`
-	Locus         string                 `protobuf:"bytes,7,opt,name=locus,proto3" json:"locus,omitempty"`
-	ExitCode      *int32                 `protobuf:"varint,8,opt,name=exit_code,json=exitCode,proto3,oneof" json:"exit_code,omitempty"`
-	LastGood      *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=last_good,json=lastGood,proto3" json:"last_good,omitempty"`
-	FirstNoticed  *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=first_noticed,json=firstNoticed,proto3" json:"first_noticed,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Testimony) Reset() {
-	*x = Testimony{}
-	mi := &file_disconnect_wire_wire_proto_msgTypes[2]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Testimony) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Testimony) ProtoMessage() {}
-
-func (x *Testimony) ProtoReflect() protoreflect.Message {
-	mi := &file_disconnect_wire_wire_proto_msgTypes[2]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Testimony.ProtoReflect.Descriptor instead.
-func (*Testimony) Descriptor() ([]byte, []int) {
-	return file_disconnect_wire_wire_proto_rawDescGZIP(), []int{2}
-}
-
-func (x *Testimony) GetConnectionId() string {
-	if x != nil {
-		return x.ConnectionId
-	}
-	return ""
-}
-
-func (x *Testimony) GetObserver() uint32 {
-	if x != nil {
-		return x.Observer
-	}
-	return 0
-}
-
-func (x *Testimony) GetAttribution() *Attribution {
-	if x != nil {
-		return x.Attribution
-	}
-	return nil
-}
-
-func (x *Testimony) GetEvidence() uint32 {
-	if x != nil {
-		return x.Evidence
-	}
-	return 0
-}
-
-func (x *Testimony) GetConfidence() uint32 {
-	if x != nil {
-		return x.Confidence
-	}
-	return 0
-}
-
-func (x *Testimony) GetPhase() string {
-	if x != nil {
-		return x.Phase
-	}
-	return ""
-}
-
-func (x *Testimony) GetLocus() string {
-	if x != nil {
-		return x.Locus
-	}
-	return ""
-}
-
-func (x *Testimony) GetExitCode() int32 {
-	if x != nil && x.ExitCode != nil {
-		return *x.ExitCode
-	}
-	return 0
-}
-
-func (x *Testimony) GetLastGood() *timestamppb.Timestamp {
-	if x != nil {
-		return x.LastGood
-	}
-	return nil
-}
-
-func (x *Testimony) GetFirstNoticed() *timestamppb.Timestamp {
-	if x != nil {
-		return x.FirstNoticed
-	}
-	return nil
-}
-
 var File_disconnect_wire_wire_proto protoreflect.FileDescriptor
 
 const file_disconnect_wire_wire_proto_rawDesc = "" +
 	"\n" +
-	"\x1adisconnect/wire/wire.proto\x12\x16fairlead.disconnect.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"~\n" +
+	"\x1adisconnect/wire/wire.proto\x12\x16fairlead.disconnect.v1\"~\n" +
 	"\vAttribution\x12!\n" +
 	"\fconnect_type\x18\x01 \x01(\rR\vconnectType\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\rR\x06reason\x12\x1c\n" +
@@ -286,23 +168,7 @@ const file_disconnect_wire_wire_proto_rawDesc = "" +
 	"\aGoodbye\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\rR\x06reason\x12\x1c\n" +
 	"\tinitiator\x18\x02 \x01(\rR\tinitiator\x12\x16\n" +
-	"\x06detail\x18\x03 \x01(\tR\x06detail\"\xa5\x03\n" +
-	"\tTestimony\x12#\n" +
-	"\rconnection_id\x18\x01 \x01(\tR\fconnectionId\x12\x1a\n" +
-	"\bobserver\x18\x02 \x01(\rR\bobserver\x12E\n" +
-	"\vattribution\x18\x03 \x01(\v2#.fairlead.disconnect.v1.AttributionR\vattribution\x12\x1a\n" +
-	"\bevidence\x18\x04 \x01(\rR\bevidence\x12\x1e\n" +
-	"\n" +
-	"confidence\x18\x05 \x01(\rR\n" +
-	"confidence\x12\x14\n" +
-	"\x05phase\x18\x06 \x01(\tR\x05phase\x12\x14\n" +
-	"\x05locus\x18\a \x01(\tR\x05locus\x12 \n" +
-	"\texit_code\x18\b \x01(\x05H\x00R\bexitCode\x88\x01\x01\x127\n" +
-	"\tlast_good\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\blastGood\x12?\n" +
-	"\rfirst_noticed\x18\n" +
-	" \x01(\v2\x1a.google.protobuf.TimestampR\ffirstNoticedB\f\n" +
-	"\n" +
-	"_exit_codeB'Z%fairlead.dev/fairlead/disconnect/wireb\x06proto3"
+	"\x06detail\x18\x03 \x01(\tR\x06detailB'Z%fairlead.dev/fairlead/disconnect/wireb\x06proto3"
 
 var (
 	file_disconnect_wire_wire_proto_rawDescOnce sync.Once
@@ -316,22 +182,17 @@ func file_disconnect_wire_wire_proto_rawDescGZIP() []byte {
 	return file_disconnect_wire_wire_proto_rawDescData
 }
 
-var file_disconnect_wire_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_disconnect_wire_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
 var file_disconnect_wire_wire_proto_goTypes = []any{
-	(*Attribution)(nil),           // 0: fairlead.disconnect.v1.Attribution
-	(*Goodbye)(nil),               // 1: fairlead.disconnect.v1.Goodbye
-	(*Testimony)(nil),             // 2: fairlead.disconnect.v1.Testimony
-	(*timestamppb.Timestamp)(nil), // 3: google.protobuf.Timestamp
+	(*Attribution)(nil), // 0: fairlead.disconnect.v1.Attribution
+	(*Goodbye)(nil),     // 1: fairlead.disconnect.v1.Goodbye
 }
 var file_disconnect_wire_wire_proto_depIdxs = []int32{
-	0, // 0: fairlead.disconnect.v1.Testimony.attribution:type_name -> fairlead.disconnect.v1.Attribution
-	3, // 1: fairlead.disconnect.v1.Testimony.last_good:type_name -> google.protobuf.Timestamp
-	3, // 2: fairlead.disconnect.v1.Testimony.first_noticed:type_name -> google.protobuf.Timestamp
-	3, // [3:3] is the sub-list for method output_type
-	3, // [3:3] is the sub-list for method input_type
-	3, // [3:3] is the sub-list for extension type_name
-	3, // [3:3] is the sub-list for extension extendee
-	0, // [0:3] is the sub-list for field type_name
+	0, // [0:0] is the sub-list for method output_type
+	0, // [0:0] is the sub-list for method input_type
+	0, // [0:0] is the sub-list for extension type_name
+	0, // [0:0] is the sub-list for extension extendee
+	0, // [0:0] is the sub-list for field type_name
 }
 
 func init() { file_disconnect_wire_wire_proto_init() }
@@ -339,14 +200,13 @@ func file_disconnect_wire_wire_proto_init() {
 	if File_disconnect_wire_wire_proto != nil {
 		return
 	}
-	file_disconnect_wire_wire_proto_msgTypes[2].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_disconnect_wire_wire_proto_rawDesc), len(file_disconnect_wire_wire_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   3,
+			NumMessages:   2,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

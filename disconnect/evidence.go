@@ -3,29 +3,7 @@ package disconnect
 import (
 	"fmt"
 	"strconv"
-	"time"
 )
-
-// Testimony is one observer's account of one ending. It is a plain value; whoever
-// joins the testimonies of one connection into a verdict does so elsewhere.
-type Testimony struct {
-	Observer     Initiator // Client, Agent, Server, or Network for a relay of its own
-	ConnectionID string
-	Attribution  Attribution
-	Evidence     Evidence
-	Confidence   Confidence
-
-	// Phase is how far the connection had come, and Locus the place of the fault,
-	// as snake_case words; empty if not known.
-	Phase, Locus string
-
-	ExitCode *int32 // of the session's process; nil if none is known
-
-	// LastGood is when the connection was last known to work, FirstNoticed when the
-	// observer first saw that something was wrong, both by the observer's clock. The
-	// fault began between the two. Zero if not known.
-	LastGood, FirstNoticed time.Time
-}
 
 // Evidence is what a testimony rests on. Its numeric value is stable.
 type Evidence uint8
