@@ -138,7 +138,7 @@ func (a *agent) explained(link *control.Link, attr disconnect.Attribution) disco
 		return attr
 	}
 	heard := link.LastHeard()
-	if own, known := a.host.Explain(disconnect.Agent, disconnect.ServerToAgent, heard, heard.Add(linkMissing)); known {
+	if own, known := a.host.Explain(disconnect.Agent, disconnect.ServerToAgent, heard, heard.Add(linkMissing), control.Patience(attr)); known {
 		return own
 	}
 	return attr

@@ -22,9 +22,6 @@ import (
 const (
 	// testifyWait bounds a testimony: nobody waits for long at the end of a session.
 	testifyWait = 2 * time.Second
-	// keepAfter is how long a connection lasts of which there is a record: most are over
-	// before, and the disk would hold up their end.
-	keepAfter = 200 * time.Millisecond
 	// signEvery is how often the record of an open connection is touched.
 	signEvery = 2 * time.Second
 	// maxFormer bounds what one command reports of the lives before it.
@@ -75,14 +72,7 @@ func (r *Records) keep(id, record string, over <-chan struct{}) {
 	if r == nil || uuid.Validate(id) != nil {
 		return
 	}
-	begin := time.NewTimer(keepAfter)
-	defer begin.Stop()
-	select {
-	case <-over:
-		return
-	case <-begin.C:
-	}
-	j, _, err := journal.Open(r.path(id), journal.Options{})
+	j, _, err := journal.Open(r.path(id), journal.Options{NoSync: true}) // the disk would hold up the end
 	if err != nil {
 		r.log.Debug("cannot record an open connection", "error", err)
 		return

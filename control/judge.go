@@ -131,6 +131,15 @@ func judgeGoAway(code string, self, peer disconnect.Initiator) disconnect.Attrib
 	}
 }
 
+// Patience is how long the peer of a link that ended so must have missed us to have closed
+// it for that; 0 if it did not close it. A shorter standstill of ours is not why.
+func Patience(ending disconnect.Attribution) time.Duration {
+	if ending.Reason == disconnect.NetworkError || ending.Reason == disconnect.ConnectionReset {
+		return Silence - defaultHeartbeat // it heard us last up to a heartbeat before
+	}
+	return 0
+}
+
 // JudgeDial says what a failed [Dial] means. The reason that the server gave with its
 // HTTP answer decides; an answer without one may be a proxy's.
 func JudgeDial(err error, t disconnect.ConnectType, self, peer disconnect.Initiator) disconnect.Attribution {

@@ -252,9 +252,13 @@ const Before = time.Minute
 
 // Explain says whether the host itself, on which self runs, is why nothing came any more on
 // a connection that last worked at good, and that was seen not to work at noticed, by the
-// wall clock: it slept, was stopped, or had no link. What it says is certain.
-func (w *Watcher) Explain(self disconnect.Initiator, on disconnect.ConnectType, good, noticed time.Time) (disconnect.Attribution, bool) {
-	facts := w.Facts(good.Add(-Before))
+// wall clock: it slept, was stopped, or had no link. What it says is certain. A standstill
+// shorter than patience, which the other end has before it closes the connection, is not why
+// it did; 0: it did not.
+func (w *Watcher) Explain(self disconnect.Initiator, on disconnect.ConnectType, good, noticed time.Time, patience time.Duration) (disconnect.Attribution, bool) {
+	facts := slices.DeleteFunc(w.Facts(good.Add(-Before)), func(f verdict.Fact) bool {
+		return (f.Kind == verdict.Slept || f.Kind == verdict.TimerLate) && f.Until.Wall.Sub(f.At.Wall) < patience
+	})
 	if len(facts) == 0 {
 		return disconnect.Attribution{}, false
 	}

@@ -265,7 +265,7 @@ func TestExplain(t *testing.T) {
 		m := newMachine()
 		w, _ := m.watch(t)
 		why := func(good time.Time) (disconnect.Attribution, bool) {
-			return w.Explain(disconnect.Agent, disconnect.ServerToAgent, good, good.Add(5*time.Second))
+			return w.Explain(disconnect.Agent, disconnect.ServerToAgent, good, good.Add(5*time.Second), 0)
 		}
 		pass(time.Minute)
 		good := m.read().Wall
@@ -291,5 +291,13 @@ func TestExplain(t *testing.T) {
 		require.Equal(t, disconnect.HostPaused, a.Reason, "a standstill goes before a link")
 		require.Equal(t, disconnect.Agent, a.Initiator)
 		require.Contains(t, a.Detail, "stopped for ")
+
+		stood := m.read().Wall.Add(-20 * time.Second)
+		explain := func(patience time.Duration) disconnect.Reason {
+			a, _ := w.Explain(disconnect.Agent, disconnect.ServerToAgent, stood, stood.Add(5*time.Second), patience)
+			return a.Reason
+		}
+		require.Equal(t, disconnect.HostPaused, explain(15*time.Second), "the other end may have closed for that")
+		require.NotEqual(t, disconnect.HostPaused, explain(30*time.Second), "it had no reason to")
 	})
 }

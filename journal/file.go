@@ -192,7 +192,10 @@ func (j *Journal) sync() {
 	if !due {
 		return
 	}
-	err := file.Sync()
+	var err error
+	if !j.o.NoSync {
+		err = file.Sync()
+	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.syncing = false
@@ -242,6 +245,9 @@ func (j *Journal) rewrite() error {
 	if old != nil {
 		_ = old.Close() // nothing in it is needed any more
 	}
+	if j.o.NoSync {
+		return j.Degraded()
+	}
 	if err := syncDir(j.dir); err != nil {
 		j.mu.Lock()
 		j.failLocked(err)
@@ -266,6 +272,9 @@ func (j *Journal) writeNew(h head, frames [][]byte) (file *os.File, size int, er
 	}
 	if err := w.Flush(); err != nil {
 		return file, 0, err
+	}
+	if j.o.NoSync {
+		return file, size, nil
 	}
 	return file, size, file.Sync()
 }

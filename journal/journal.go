@@ -34,6 +34,9 @@ type Options struct {
 	MaxBytes int
 	// SyncInterval is the time from the first unsynced write to the sync; 0 means 1 s.
 	SyncInterval time.Duration
+	// NoSync leaves it to the system when what was written reaches the disk: for a journal
+	// that has to outlive its process at once, and the machine only soon.
+	NoSync bool
 	// Logger gets one line when the journal begins to be in memory only, and one when
 	// that is over. nil means none.
 	Logger *slog.Logger

@@ -425,7 +425,7 @@ func (s *Server) ownDoing(link *control.Link, ending disconnect.Attribution) (di
 		return ending, nil
 	}
 	heard := link.LastHeard()
-	own, known := s.host.Explain(disconnect.Server, ending.ConnectType, heard, heard.Add(linkMissing))
+	own, known := s.host.Explain(disconnect.Server, ending.ConnectType, heard, heard.Add(linkMissing), control.Patience(ending))
 	if !known {
 		return ending, nil
 	}

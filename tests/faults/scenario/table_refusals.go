@@ -36,7 +36,7 @@ var refusalTable = []entry{
 	{Scenario: Scenario{
 		Name: "deaf-terminal", Row: 44, Story: "Nobody reads what the session writes.",
 		Steps: []Step{at(0, do(Deafens, Client)), at(0, typed("yes fairlead"))},
-		Truth: Truth{Fate: Lives}, // it may be read again: docs/decisions/022
+		Truth: Truth{Fate: Either}, // it lives, which a terminal that nobody reads cannot show: docs/decisions/022
 	}},
 	{Scenario: Scenario{
 		Name: "certificate-expired", Row: 45, Story: "The server's certificate expires, and then all links are cut once.",
