@@ -155,9 +155,12 @@ func (a *whyAnswer) incident() string {
 	case "relay", "server":
 		what = "the " + what
 	}
-	text := fmt.Sprintf("%s lost by the same event, which %s had in common", count(mine, "other connection that you see was", "other connections that you see were"), what)
-	if i.Others > 0 {
-		text += fmt.Sprintf("; and %s of other people", count(i.Others, "connection", "connections"))
+	text := fmt.Sprintf("%s lost by the same event; all needed %s", count(mine+i.Others, "other connection was", "other connections were"), what)
+	switch {
+	case i.Others == 1 && mine == 0:
+		text += " (it is not yours to see)"
+	case i.Others > 0:
+		text += fmt.Sprintf(" (%d of them not yours to see)", i.Others)
 	}
 	return text
 }

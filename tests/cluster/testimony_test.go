@@ -73,7 +73,7 @@ func TestTestimonies(t *testing.T) {
 		return row.Incident != nil && row.Incident.Element == sdk.IncidentElement{Kind: "agent", Name: "admin/dev"} &&
 			row.Incident.Reason == "peer_crashed" && len(row.Incident.Connections) == 2
 	})
-	require.Contains(t, s.Must("why", rows[0].ID), "1 other connection that you see was lost by the same event, which the agent of admin/dev had in common")
+	require.Contains(t, s.Must("why", rows[0].ID), "1 other connection was lost by the same event; all needed the agent of admin/dev")
 
 	s.Server.Kill()
 	s.StartServer()
