@@ -67,7 +67,7 @@ soak: build ## kill agents 100 times and servers 20 times, and see that the conn
 .PHONY: faults
 faults: ## what is said of each fault, beside what was done; docs/faults.md holds the figures
 	@mkdir -p bin/faults
-	$(GO) run -tags $(TAGS) ./tests/faults -version '$(VERSION)' -keep bin/faults $(if $(RUN),-run '$(RUN)',-json bin/faults/result.json -page docs/faults.md) $(FAULTS)
+	$(GO) run -tags $(TAGS) ./tests/faults -version '$(VERSION)' -keep bin/faults $(if $(RUN),-run '$(RUN)',-json bin/faults/result.json -page docs/faults.md) -why tests/faults/testdata/why $(FAULTS)
 
 # As root, some 15 minutes. The results are kept with the versions of the packages.
 .PHONY: faults-peers

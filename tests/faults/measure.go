@@ -59,10 +59,34 @@ func (o *options) measure(ctx context.Context, chosen []scenario.Scenario, progr
 	}
 	close(turns)
 	work.Wait()
+	if err := o.again(ctx, chosen, rows, progress); err != nil {
+		return score.Result{}, err
+	}
 	if ctx.Err() != nil {
 		return score.Result{}, context.Cause(ctx)
 	}
 	return score.Finish("Fairlead", o.version, rows), nil
+}
+
+// again runs once more, alone, what turned out worse than expected: what many scenarios do
+// to one small machine is not what is to be held against a change. What is worse twice is.
+func (o *options) again(ctx context.Context, chosen []scenario.Scenario, rows []score.Row, progress io.Writer) error {
+	if o.expect == "" || o.update {
+		return nil
+	}
+	expected, err := score.ReadExpectation(o.expect)
+	if err != nil {
+		return err
+	}
+	for i := range chosen {
+		if worse, _ := score.Finish("", "", rows[i:i+1]).Against(expected); len(worse) == 0 || ctx.Err() != nil {
+			continue
+		}
+		began := time.Now()
+		rows[i] = score.Judge(chosen[i], o.perform(ctx, chosen[i]))
+		fmt.Fprintln(progress, "again:", line(rows[i], time.Since(began)))
+	}
+	return nil
 }
 
 // build makes the program under test, and the variants of it that are wanted.

@@ -52,6 +52,7 @@ var masks = []struct {
 	{regexp.MustCompile(`(?:/[^\s/]+)+/fairlead\b`), "fairlead"},
 	{regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}`), "ID"},
 	{regexp.MustCompile(`(connections show) [0-9a-f]{8}`), "$1 ID"},
+	{regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ`), "TIME"},
 	{regexp.MustCompile(`(?:\d{4}-\d\d-\d\d |[A-Z][a-z]{2} \d\d )?\b\d\d:\d\d(?::\d\d)?\b(?: ±\d+s)?`), "TIME"},
 	{regexp.MustCompile(`\b(?:\d+(?:\.\d+)?(?:h|ms|µs|m|s))+\b`), "SOMETIME"},
 	{regexp.MustCompile(`for SOMETIME at TIME`), "from TIME to TIME"},
