@@ -27,8 +27,12 @@ func (c *sshCommand) explainAtOnce(end client.SessionEnd) {
 	v := judgeAlone(*end.Testimony)
 	told := explain.Explain(v, explain.Viewer{Mine: true, Workspace: c.workspace, Program: programName(), Zone: time.Local}, now)
 	text := plain(told.What)
-	if v.Confidence != disconnect.ConfidenceCertain && end.ConnectionID != "" {
-		text += fmt.Sprintf(" This is provisional; later this tells more: %s why %s", programName(), shortID(end.ConnectionID))
+	if v.Confidence != disconnect.ConfidenceCertain {
+		more := programName() + " why"
+		if end.ConnectionID != "" {
+			more += " " + shortID(end.ConnectionID)
+		}
+		text += " This is provisional; later this tells more: " + more
 	}
 	fmt.Fprintln(c.err, "fairlead: "+text)
 	if end.ConnectionID == "" {

@@ -56,7 +56,7 @@ func Open(dir string, o Options) (*Journal, Recovered, error) {
 	j.closing = sync.OnceValue(j.close)
 	r, err := j.recover(bootTime)
 	if err != nil {
-		return nil, Recovered{}, errors.Join(err, lock.Close())
+		return nil, Recovered{}, errors.Join(err, unlockDir(lock))
 	}
 	if err := j.rewrite(); err != nil {
 		j.mu.Lock()

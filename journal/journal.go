@@ -232,7 +232,7 @@ func (j *Journal) close() error {
 	if j.file != nil {
 		err = errors.Join(err, j.renamed(j.file.Close()))
 	}
-	return errors.Join(err, j.lock.Close()) // releases the lock
+	return errors.Join(err, unlockDir(j.lock))
 }
 
 // writeFrameLocked writes a frame that is not a record.

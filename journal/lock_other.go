@@ -19,3 +19,6 @@ func lockDir(dir string) (*os.File, error) {
 
 // syncDir does nothing where a directory cannot be opened.
 func syncDir(string) error { return nil }
+
+// unlockDir gives the directory free.
+func unlockDir(f *os.File) error { return f.Close() }

@@ -27,6 +27,12 @@ func lockDir(dir string) (*os.File, error) {
 	return f, nil
 }
 
+// unlockDir gives the directory free. Closing the file alone would not while a child that
+// was forked at this moment, and has not come to its exec, holds it too.
+func unlockDir(f *os.File) error {
+	return errors.Join(syscall.Flock(int(f.Fd()), syscall.LOCK_UN), f.Close())
+}
+
 // syncDir sees to it that a rename in dir is on the disk.
 func syncDir(dir string) error {
 	d, err := os.Open(dir)

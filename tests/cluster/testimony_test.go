@@ -90,7 +90,7 @@ func TestClientsObituary(t *testing.T) {
 	t.Parallel()
 	s := site.New(t, "--outage-limit", "3s")
 	sh := s.OpenShell("dev")
-	awaitRecords(t, s)
+	s.AwaitRecords()
 	sh.Kill()
 	s.Agent.Ending("ssh session closed", "agent_to_client", "network_timeout", "network", false)
 	var rows []sdk.Connection
@@ -142,21 +142,6 @@ func TestClientsObituary(t *testing.T) {
 	})
 }
 
-// awaitRecords waits for the records of an open session and of its client's control link.
-func awaitRecords(t *testing.T, s *site.Site) {
-	t.Helper()
-	site.Eventually(t, "the records of the open session and of the control link", func() bool {
-		found, err := filepath.Glob(s.Path("config/sessions/*/*/journal"))
-		require.NoError(t, err)
-		var text string
-		for _, name := range found {
-			b, _ := os.ReadFile(name)
-			text += string(b)
-		}
-		return strings.Contains(text, "open dev") && strings.Contains(text, "link")
-	})
-}
-
 // TestStdioObituary: a `fairlead ssh --stdio` that was killed is reported too, and one
 // whose ssh was killed says so by itself.
 func TestStdioObituary(t *testing.T) {
@@ -168,7 +153,7 @@ func TestStdioObituary(t *testing.T) {
 			"-o", "ProxyCommand=sh "+proxy, "dev", "echo up; exec sleep 300")
 		p := s.StartCommand(cmd)
 		p.Stdout.AwaitText(t, "up")
-		awaitRecords(t, s)
+		s.AwaitRecords()
 		return p
 	}
 	ssh := stock()
@@ -203,6 +188,7 @@ func TestProvisionalSentence(t *testing.T) {
 	t.Parallel()
 	s := site.New(t, "--outage-limit", "120s")
 	sh := s.OpenShell("dev", "--outage-limit", "5s")
+	s.AwaitRecords() // from now on the client knows the connection's id
 	s.Agent.Freeze()
 	require.Equal(t, 255, sh.Wait())
 	require.Contains(t, sh.Out.String(), "reason=network_timeout")

@@ -127,3 +127,19 @@ func fatalf(t T, format string, args ...any) {
 	t.Errorf(format, args...)
 	t.FailNow()
 }
+
+// AwaitRecords waits for this machine's records of a session and of its client's control
+// link, which are both open. From then on the session's client can die and be missed.
+func (h *Home) AwaitRecords() {
+	h.T.Helper()
+	Eventually(h.T, "the records of the open session and of the control link", func() bool {
+		found, err := filepath.Glob(h.Path("config/sessions/*/*/journal"))
+		require.NoError(h.T, err)
+		var text string
+		for _, name := range found {
+			b, _ := os.ReadFile(name)
+			text += string(b)
+		}
+		return strings.Contains(text, "open dev") && strings.Contains(text, "link")
+	})
+}
