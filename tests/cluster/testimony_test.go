@@ -2,7 +2,6 @@ package cluster
 
 import (
 	"encoding/json"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
