@@ -13,10 +13,11 @@ var rebinds atomic.Int64 // each has ports of its own
 // Rebind makes the NAT forget its flows and use other outer ports from then on: UDP goes
 // on from another port, TCP does not go on. The undo lets it choose freely for new flows.
 func Rebind(ctx context.Context, lab *netlab.Lab) (*Injection, error) {
-	first := 40000 + rebinds.Add(1)%20*1000
+	// Above those that Linux gives to sockets: a port that lies in the range already is kept.
+	first := 61000 + rebinds.Add(1)%20*200
 	return inject(ctx, Truth{Fault: "NAT rebinding", Whom: lab.Client.Name, Detail: fmt.Sprintf("outer ports from %d", first)},
 		func(ctx context.Context) error {
-			return translate(ctx, lab, fmt.Sprintf("meta l4proto { tcp, udp } oifname \"wan\" masquerade to :%d-%d", first, first+999))
+			return translate(ctx, lab, fmt.Sprintf("meta l4proto { tcp, udp } oifname \"wan\" masquerade to :%d-%d", first, first+199))
 		},
 		func(ctx context.Context) error { return setRules(ctx, lab, "") })
 }
